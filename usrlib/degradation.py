@@ -1,0 +1,120 @@
+"""The degradation y = (x ⊗ k)↓s + n and its adjoint; bicubic resizing, its relative and its baseline."""
+
+import torch
+import torch.nn.functional as F
+
+from .fourier import embed
+from .kernels import bicubic_taps, keys_cubic
+from .validation import (
+    check_divisible,
+    check_generator,
+    check_image,
+    check_kernel,
+    check_kernel_fits,
+    check_level,
+    check_scale,
+)
+
+
+def blur(x, k):
+    """x ⊗ k: circular convolution (the kernel flipped, its centre at (h // 2, w // 2)).
+
+    x: (N, C, H, W). k: (1 or N, 1, h, w), no larger than x. Returns (N, C, H, W).
+    """
+    return _filter(x, k, adjoint=False)
+
+
+def blur_adjoint(x, k):
+    """The adjoint of `blur`, circular correlation with k: <blur(x, k), y> = <x, blur_adjoint(y, k)>."""
+    return _filter(x, k, adjoint=True)
+
+
+def downsample(x, scale):
+    """x↓s: keep the upper-left pixel of every scale x scale block. (N, C, H, W) -> (N, C, H/scale, W/scale)."""
+    check_image("x", x)
+    check_scale(scale)
+    check_divisible("x", x, scale)
+    return x[..., ::scale, ::scale]
+
+
+def upsample_zeros(y, scale):
+    """y↑s, the adjoint of `downsample`: y on the upper-left pixels, zero elsewhere. (N, C, h, w) -> (N, C, sh, sw)."""
+    check_image("y", y)
+    check_scale(scale)
+    x = y.new_zeros(*y.shape[:2], y.shape[2] * scale, y.shape[3] * scale)
+    x[..., ::scale, ::scale] = y
+    return x
+
+
+def degrade(x, k, scale, sigma=0.0, generator=None):
+    """y = (x ⊗ k)↓s + n, n white Gaussian noise (Zhang et al. 2020, equation 1).
+
+    x: (N, C, H, W) in [0, 1], sides multiples of scale. k: (1 or N, 1, h, w). sigma: standard deviation of the
+    noise on the scale of x, a number or (N, 1, 1, 1). generator: a torch.Generator, for noise that can be made
+    again. Returns (N, C, H/scale, W/scale), not clipped.
+    """
+    check_level("sigma", sigma, batch=len(x) if isinstance(x, torch.Tensor) and x.ndim else None)
+    check_generator(generator)
+    check_scale(scale)
+    y = downsample(blur(x, k), scale)
+    noise = torch.randn(y.shape, generator=generator, dtype=y.dtype, device=y.device)
+    return y + sigma * noise
+
+
+def bicubic_downsample(x, scale):
+    """MATLAB-style imresize(x, 1/scale, "bicubic"): antialiased, a = -1/2, half-pixel centres, symmetric borders.
+
+    (N, C, H, W) -> (N, C, H/scale, W/scale). Away from the borders it equals blur with
+    `bicubic_kernel(scale)` and decimation.
+    """
+    check_image("x", x)
+    check_scale(scale)
+    check_divisible("x", x, scale)
+    reach = 3 * scale                                         # holds 2 scale + (scale - 1) / 2
+    taps = bicubic_taps(scale, 2 * reach + 1).to(x).flip(0)   # conv2d correlates
+    padded = _pad_symmetric(x, reach)
+    padded = padded[..., : x.shape[-2] + 2 * reach, : x.shape[-1] + 2 * reach]
+    columns = F.conv2d(_each_channel(padded), taps.view(1, 1, -1, 1), stride=(scale, 1))
+    return F.conv2d(columns, taps.view(1, 1, 1, -1), stride=(1, scale)).view(
+        *x.shape[:2], x.shape[2] // scale, x.shape[3] // scale
+    )
+
+
+def bicubic_upsample(y, scale):
+    """Bicubic enlargement that puts y on the pixels that decimation kept: x[s i, s j] = y[i, j].
+
+    The only fair bicubic baseline for y = (x ⊗ k)↓s + n with a centred kernel: an ordinary enlargement assumes
+    that a pixel of y lies in the middle of its block, and is shifted by (scale - 1) / 2 pixels against x.
+    (N, C, h, w) -> (N, C, scale h, scale w). Keys' cubic, a = -1/2; symmetric borders.
+    """
+    check_image("y", y)
+    check_scale(scale)
+    # Output s i + p is the sum over m of keys(p / s - m) y[i + m], m = -1 ... 2: four taps for each phase p.
+    phase = torch.arange(scale, dtype=y.dtype, device=y.device) / scale
+    taps = keys_cubic(phase[:, None] - torch.arange(-1, 3, dtype=y.dtype, device=y.device))
+    taps = torch.einsum("pi,qj->pqij", taps, taps).reshape(scale**2, 1, 4, 4)
+    padded = _pad_symmetric(y, 2)[..., 1:, 1:]
+    phases = F.conv2d(_each_channel(padded), taps)
+    return F.pixel_shuffle(phases, scale).view(*y.shape[:2], y.shape[2] * scale, y.shape[3] * scale)
+
+
+def _filter(x, k, adjoint):
+    check_image("x", x)
+    check_kernel("k", k)
+    check_kernel_fits(k, x.shape[0], x.shape[-2:])
+    transfer = torch.fft.rfft2(embed(k.to(x), x.shape[-2:]))
+    return torch.fft.irfft2(torch.fft.rfft2(x) * (transfer.conj() if adjoint else transfer), s=x.shape[-2:])
+
+
+def _pad_symmetric(x, reach):
+    """Mirror at the outer edge of the border pixels, as often as needed: ... x1 x0 | x0 x1 ..."""
+    def mirrored(side):
+        index = torch.arange(-reach, side + reach, device=x.device) % (2 * side)
+        return torch.minimum(index, 2 * side - 1 - index)
+
+    return x[..., mirrored(x.shape[-2]), :][..., mirrored(x.shape[-1])]
+
+
+def _each_channel(x):
+    """(N, C, H, W) -> (NC, 1, H, W): one filter for every channel."""
+    return x.reshape(-1, 1, *x.shape[-2:])

@@ -1,0 +1,58 @@
+"""Photographs in and out: the course's sample pictures, files, and the way between 8-bit arrays and tensors."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from skimage import data
+
+from .validation import check_choice, check_count, check_image
+
+SAMPLES = ("astronaut", "chelsea", "coffee", "rocket")
+
+
+def sample(name, size=None, corner=(0, 0)):
+    """One of the photographs that come with scikit-image, as (1, 3, H, W) in [0, 1], float64.
+
+    name: one of SAMPLES. size: side of a square crop in pixels, or None for the whole picture.
+    corner: (row, column) of the crop's upper-left pixel.
+    """
+    check_choice("name", name, SAMPLES)
+    x = to_tensor(getattr(data, name)())
+    if size is None:
+        return x
+    check_count("size", size)
+    top, left = corner
+    crop = x[..., top : top + size, left : left + size]
+    if min(top, left) < 0 or crop.shape[-2:] != (size, size):
+        raise ValueError(f"corner {corner!r} and size {size} must lie inside {name}, {x.shape[-2]}x{x.shape[-1]}")
+    return crop.contiguous()
+
+
+def read(path):
+    """A picture file as (1, 3, H, W) in [0, 1], float64: 8 bits a channel, upright as its EXIF tag says."""
+    with Image.open(path) as file:
+        return to_tensor(np.asarray(ImageOps.exif_transpose(file).convert("RGB")))
+
+
+def write(path, x):
+    """Write one image (1, 1 or 3, H, W) in [0, 1] to a file; the ending of the path decides the format."""
+    Image.fromarray(to_array(x)).save(Path(path))
+
+
+def to_tensor(array):
+    """uint8 (H, W) or (H, W, C), 0 to 255 -> float64 (1, C, H, W), 0 to 1."""
+    if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim not in (2, 3):
+        raise TypeError("array must be a uint8 array (H, W) or (H, W, C)")
+    planes = np.atleast_3d(array).transpose(2, 0, 1)
+    return torch.from_numpy(planes.astype(np.float64) / 255)[None]
+
+
+def to_array(x):
+    """Float (1, 1 or 3, H, W), clipped to [0, 1] -> uint8 (H, W) or (H, W, 3), rounded."""
+    check_image("x", x)
+    if x.shape[0] != 1 or x.shape[1] not in (1, 3):
+        raise ValueError(f"x must be one image (1, 1 or 3, H, W); got {tuple(x.shape)}")
+    array = (x[0].detach().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return array[:, :, 0] if array.shape[2] == 1 else array

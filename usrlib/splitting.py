@@ -1,0 +1,107 @@
+"""Half-quadratic splitting: the loop that USRNet unrolls, with any prior in the place of the network.
+
+E(x) = |y - Ax|^2 / (2 σ^2) + λ Φ(x) is minimised through a second copy z of x and a penalty μ |z - x|^2 / 2:
+the data step sees y and A only, the prior step is a denoiser for noise level β = sqrt(λ / μ).
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from skimage.restoration import denoise_nl_means, denoise_tv_chambolle, denoise_wavelet
+
+from .data_step import DataStep
+from .degradation import bicubic_upsample
+from .validation import check_count, check_image, check_level
+
+# With σ = 0 the data step would need α = 0. Rounding of relative size 2^-24 in y comes out of it magnified by at
+# most 1 / (2 sqrt(α)); this floor keeps that under 1e-4, a fortieth of a grey level (notebook 03, section 8).
+ALPHA_FLOOR = 1e-7
+
+
+class Step(NamedTuple):
+    """One iteration: z from the data step, x from the prior, and the α and β they were given."""
+
+    z: torch.Tensor
+    x: torch.Tensor
+    alpha: float
+    beta: float
+
+
+def penalties(lam, beta_first, beta_last, iterations):
+    """The path μ_1 < ... < μ_K for which β_k = sqrt(lam / μ_k) falls from beta_first to beta_last by equal factors.
+
+    lam, beta_first, beta_last: floats above 0. iterations: K >= 1. Returns a list of K floats.
+    """
+    for name, value in (("lam", lam), ("beta_first", beta_first), ("beta_last", beta_last)):
+        check_level(name, value, positive=True)
+    check_count("iterations", iterations)
+    return [lam / beta**2 for beta in np.geomspace(beta_first, beta_last, iterations).tolist()]
+
+
+def hqs(y, k, scale, sigma, prior, lam, mu):
+    """Alternate data step and prior along a path of penalties: an iterator of `Step`, one for each entry of mu.
+
+    y: (N, C, h, w). k: (1 or N, 1, kh, kw). sigma: noise of y, a number >= 0; 0 is treated as the smallest
+    noise that arithmetic resolves (ALPHA_FLOOR). prior: any callable (z, beta) -> x of the same shape. lam: weight
+    of the prior, > 0. mu: the penalties, numbers > 0, such as `penalties` gives.
+    Starts from the aligned bicubic enlargement of y. All arguments are checked here, before the first step
+    (Zhang et al. 2020, equations 4 to 6: alpha = mu sigma^2, beta = sqrt(lam / mu)).
+    """
+    solve = DataStep(y, k, scale)
+    check_level("sigma", sigma)
+    check_level("lam", lam, positive=True)
+    if not callable(prior):
+        raise TypeError(f"prior must be callable, prior(z, beta) -> x; got {type(prior).__name__}")
+    try:
+        path = list(mu)
+    except TypeError:
+        raise TypeError(f"mu must be a sequence of numbers above 0; got {mu!r}") from None
+    for value in path:
+        check_level("mu", value, positive=True)
+    levels = [(max(value * float(sigma) ** 2, ALPHA_FLOOR), math.sqrt(lam / value)) for value in path]
+    return _alternate(solve, bicubic_upsample(y, scale), prior, levels)
+
+
+def _alternate(solve, x, prior, levels):
+    for alpha, beta in levels:
+        z = solve(x, alpha)
+        x = prior(z, beta)
+        yield Step(z, x, alpha, beta)
+
+
+def total_variation(z, beta, iterations=100):
+    """The exact prior step for Φ = total variation: argmin_x |z - x|^2 / 2 + beta^2 TV(x), channel by channel.
+
+    The Rudin-Osher-Fatemi problem with weight beta^2, by Chambolle's projections (scikit-image), on the CPU,
+    not differentiable. z: (N, C, H, W). beta: number >= 0. iterations: at most; more is closer to exact.
+    """
+    return _each_image(
+        lambda image: denoise_tv_chambolle(
+            image, weight=max(beta**2, 1e-12), eps=1e-7, max_num_iter=iterations, channel_axis=-1
+        ), z, beta,
+    )
+
+
+def wavelets(z, beta):
+    """Soft thresholding of wavelet coefficients (BayesShrink, scikit-image) for noise of level beta: plug and play."""
+    return _each_image(
+        lambda image: denoise_wavelet(image, sigma=max(beta, 1e-6), channel_axis=-1, rescale_sigma=False), z, beta
+    )
+
+
+def nonlocal_means(z, beta):
+    """Non-local means (scikit-image: patches 5x5, search 13x13) for noise of level beta: plug and play."""
+    return _each_image(
+        lambda image: denoise_nl_means(
+            image, patch_size=5, patch_distance=6, h=0.8 * max(beta, 1e-6), sigma=beta, channel_axis=-1
+        ), z, beta,
+    )
+
+
+def _each_image(denoise, z, beta):
+    check_image("z", z)
+    check_level("beta", beta)
+    arrays = z.detach().permute(0, 2, 3, 1).cpu().numpy()
+    return torch.from_numpy(np.stack([denoise(image) for image in arrays])).permute(0, 3, 1, 2).to(z)

@@ -1,0 +1,119 @@
+"""What every public function asks of its arguments, in one place.
+
+Each check returns nothing and raises TypeError or ValueError with a message that names the argument, what
+was given and what is expected. They are called once, where a call enters the library, never in an iteration.
+"""
+
+import math
+from numbers import Integral, Real
+
+import torch
+
+
+def check_image(name, x):
+    """A float tensor (N, C, H, W), finite and not empty."""
+    _check_tensor(name, x, "(N, C, H, W)")
+
+
+def check_kernel(name, k):
+    """A float tensor (N or 1, 1, h, w), finite and not empty. Its sum is not asked for."""
+    _check_tensor(name, k, "(N or 1, 1, h, w)")
+    if k.shape[1] != 1:
+        raise ValueError(f"{name} must have shape (N or 1, 1, h, w): one kernel for all channels; got {_shape(k)}")
+
+
+def check_same_images(name, x, other_name, other):
+    """Two image tensors of one dtype, on one device, that agree in N and C."""
+    if x.dtype != other.dtype or x.device != other.device:
+        raise TypeError(
+            f"{name} and {other_name} must share dtype and device; "
+            f"got {x.dtype} on {x.device} and {other.dtype} on {other.device}"
+        )
+    if x.shape[:2] != other.shape[:2]:
+        raise ValueError(f"{name} and {other_name} must agree in N and C; got {_shape(x)} and {_shape(other)}")
+
+
+def check_kernel_fits(k, batch, shape):
+    """One kernel for all images or one each, none larger than the image it is to blur."""
+    if k.shape[0] not in (1, batch):
+        raise ValueError(f"k must hold one kernel or one for each of the {batch} images; got {k.shape[0]}")
+    if k.shape[-2] > shape[0] or k.shape[-1] > shape[1]:
+        raise ValueError(f"k must not be larger than the image, {shape[0]}x{shape[1]}; got {_shape(k)}")
+
+
+def check_scale(scale):
+    """An integer of at least 1."""
+    if isinstance(scale, bool) or not isinstance(scale, Integral):
+        raise TypeError(f"scale must be an integer of at least 1; got {scale!r}")
+    if scale < 1:
+        raise ValueError(f"scale must be an integer of at least 1; got {scale}")
+
+
+def check_divisible(name, x, scale):
+    """Height and width are multiples of scale, so that every block has its upper-left pixel."""
+    if x.shape[-2] % scale or x.shape[-1] % scale:
+        raise ValueError(f"{name} must have a height and a width that are multiples of scale {scale}; got {_shape(x)}")
+
+
+def check_level(name, value, *, positive=False, batch=None):
+    """A finite number >= 0 (> 0 where positive), or such a tensor of shape (N, 1, 1, 1)."""
+    expected = f"a finite number {'above 0' if positive else 'of at least 0'}"
+    if isinstance(value, torch.Tensor):
+        if not value.is_floating_point():
+            raise TypeError(f"{name} must be a floating-point tensor; got {value.dtype}")
+        if value.ndim and (value.ndim != 4 or value.shape[1:] != (1, 1, 1) or value.shape[0] not in (1, batch)):
+            raise ValueError(f"{name} must be a number or have shape (N, 1, 1, 1); got {_shape(value)}")
+        low = value.detach().min()
+        if not torch.isfinite(value).all() or low < 0 or (positive and low == 0):
+            raise ValueError(f"{name} must hold only finite numbers {expected[16:]}; got {value.flatten().tolist()}")
+    elif isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be {expected}; got {value!r}")
+    elif not math.isfinite(value) or value < 0 or (positive and value == 0):
+        raise ValueError(f"{name} must be {expected}; got {value}")
+
+
+def check_count(name, value, least=1):
+    """An integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer of at least {least}; got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}; got {value}")
+
+
+def check_generator(generator):
+    """None or a torch.Generator."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator or None; got {type(generator).__name__}")
+
+
+def check_pair(name, pair, *, positive=False):
+    """Two finite numbers, above 0 where positive."""
+    try:
+        first, second = (float(value) for value in pair)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be two numbers; got {pair!r}") from None
+    if not (math.isfinite(first) and math.isfinite(second)) or (positive and min(first, second) <= 0):
+        raise ValueError(f"{name} must be two finite numbers{' above 0' if positive else ''}; got {pair!r}")
+
+
+def check_choice(name, value, choices):
+    """One of a few names."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
+
+
+def _check_tensor(name, x, layout):
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"{name} must be a torch tensor {layout}; got {type(x).__name__}")
+    if x.ndim != 4:
+        raise ValueError(f"{name} must have shape {layout}; got {_shape(x)}")
+    if not x.is_floating_point():
+        raise TypeError(f"{name} must be a floating-point tensor; got {x.dtype}")
+    if x.numel() == 0:
+        raise ValueError(f"{name} must not be empty; got {_shape(x)}")
+    if not torch.isfinite(x).all():
+        raise ValueError(f"{name} must be finite; it holds NaN or infinity")
+
+
+def _shape(x):
+    return "x".join(map(str, x.shape)) if x.ndim else "a scalar"

@@ -1,0 +1,295 @@
+"""The explorers: sliders over a pure function `compute(**parameters) -> (panels, readout)`.
+
+The panels are painted side by side into one PNG by Pillow, which is fast enough to follow a slider. An explorer
+shows itself as a live widget, as that PNG and as its readout in plain text, so it means something on GitHub,
+in print and to a screen reader, where no kernel runs.
+"""
+
+import base64
+import math
+from functools import lru_cache
+
+import ipywidgets
+import matplotlib
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from . import images
+from .data_step import DataStep
+from .degradation import bicubic_downsample, bicubic_upsample, blur, degrade, downsample
+from .kernels import bicubic_kernel, gaussian_kernel, motion_kernel, normal_equations
+from .metrics import psnr
+from .plotting import encode_png, log_magnitude
+from .splitting import hqs, penalties, total_variation
+
+PANEL_HEIGHT = 240     # pixels
+
+
+class Explorer:
+    """Sliders, a picture and a readout around a pure function; display it as the last line of a cell.
+
+    compute: keyword parameters -> ({title: image}, readout), images (1, 1 or 3, H, W) in [0, 1].
+    controls: {parameter: widget with a value}. continuous: follow a slider while it moves, or on release.
+    """
+
+    def __init__(self, compute, controls, continuous=True):
+        self.compute, self.controls = compute, controls
+        self.picture = ipywidgets.Image(format="png", layout=ipywidgets.Layout(width="100%", max_width="1240px"))
+        self.readout = ipywidgets.Label()
+        for control in controls.values():
+            control.style.description_width = "170px"
+            control.layout.width = "520px"
+            if hasattr(control, "continuous_update"):
+                control.continuous_update = continuous
+            control.observe(lambda change: self.update(), names="value")
+        self.face = ipywidgets.VBox([*controls.values(), self.readout, self.picture])
+        self.update()
+
+    def update(self):
+        """Compute for the sliders as they stand and show the result."""
+        panels, readout = self.compute(**{name: control.value for name, control in self.controls.items()})
+        self.canvas = paint(panels)
+        self.picture.value = encode_png(self.canvas)
+        self.readout.value = readout
+
+    def _repr_mimebundle_(self, **kwargs):
+        poster = encode_png(self.canvas.quantize(256), level=9)
+        return {
+            **self.face._repr_mimebundle_(),
+            "image/png": base64.b64encode(poster).decode(),
+            "text/plain": self.readout.value,
+        }
+
+
+def paint(panels):
+    """Panels side by side under their titles, enlarged by whole factors where they are small: a Pillow image."""
+    pictures = []
+    for x in panels.values():
+        picture = Image.fromarray(images.to_array(x)).convert("RGB")
+        factor = max(1, PANEL_HEIGHT // picture.height)
+        pictures.append(picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST))
+    gap, title_height = 8, 22
+    width = sum(picture.width + gap for picture in pictures) - gap
+    canvas = Image.new("RGB", (width, title_height + max(picture.height for picture in pictures)), "white")
+    draw, left = ImageDraw.Draw(canvas), 0
+    for title, picture in zip(panels, pictures, strict=True):
+        draw.text((left, 2), title, fill="black", font=_font())
+        canvas.paste(picture, (left, title_height))
+        left += picture.width + gap
+    return canvas
+
+
+def frames(pictures, label="iteration"):
+    """An explorer that leafs through results computed before: a list of (panels, readout), counted from 1."""
+    return Explorer(lambda frame: pictures[frame - 1], {"frame": _slider(label, 1, 1, len(pictures), 1, whole=True)})
+
+
+# --- Notebook 01: the degradation --------------------------------------------------------------------------------
+
+def degradation():
+    """Kernel, scale and noise, and what they make of a photograph and of its spectrum."""
+    return Explorer(
+        degradation_panels,
+        {
+            "kind": ipywidgets.ToggleButtons(options=["Gaussian", "motion"], description="kernel"),
+            "width": _slider("width (pixels)", 1.6, 0.4, 4.0, 0.1),
+            "stretch": _slider("stretch along the axis", 1.0, 1.0, 3.0, 0.1),
+            "angle": _slider("angle (degrees)", 30, 0, 175, 5),
+            "seed": _slider("motion seed", 0, 0, 50, 1, whole=True),
+            "scale": _slider("scale", 2, 1, 4, 1, whole=True),
+            "sigma": _slider("noise (255ths)", 0.0, 0.0, 25.0, 0.5),
+        },
+    )
+
+
+def degradation_panels(kind, width, stretch, angle, seed, scale, sigma):
+    """The panels of `degradation`; width in pixels, angle in degrees, sigma in 255ths."""
+    x = _scene("coffee", 240, (60, 200))
+    if kind == "motion":
+        k = motion_kernel(25, torch.Generator().manual_seed(seed))
+    else:
+        k = gaussian_kernel(25, ((width * stretch) ** 2, width**2), math.radians(angle))
+    blurred = blur(x, k)
+    y = degrade(x, k, scale, sigma / 255, torch.Generator().manual_seed(0))
+    spectrum = torch.fft.fft2(blurred.mean(1))
+    panels = {
+        "x": x,
+        "k": (k / k.max()),
+        f"y = (x ⊗ k)↓{scale} + n": y,
+        "log spectrum of x ⊗ k": log_magnitude(spectrum)[None, None],
+        "log spectrum of y": log_magnitude(torch.fft.fft2(y.mean(1)))[None, None],
+    }
+    share = _share_beyond(spectrum, scale)
+    side = 240 // scale
+    return panels, (
+        f"y has {side} x {side} pixels, 1/{scale**2} of x. Of the detail left by the blur (all but the mean), "
+        f"{100 * share:.1f} % lies beyond the highest frequency of the small grid and aliases."
+    )
+
+
+def _share_beyond(spectrum, scale):
+    """The share of a spectrum's energy, without frequency 0, beyond the Nyquist frequency of the decimated grid."""
+    energy = spectrum.abs().square().squeeze()
+    energy[0, 0] = 0
+    fast = [torch.fft.fftfreq(side).abs() > 0.5 / scale for side in energy.shape]
+    return (energy[fast[0][:, None] | fast[1][None, :]].sum() / energy.sum()).item()
+
+
+# --- Notebook 02: the bicubic kernel -----------------------------------------------------------------------------
+
+KERNEL_DATA = ("photographs", "photographs, 8-bit y", "white noise", "white noise, 8-bit y")
+
+
+def kernel_estimation():
+    """Least squares from more or fewer images, photographs or noise, exact or rounded, with or without a ridge."""
+    return Explorer(
+        kernel_estimation_panels,
+        {
+            "scale": _slider("scale", 2, 2, 4, 1, whole=True),
+            "source": ipywidgets.Dropdown(options=KERNEL_DATA, value=KERNEL_DATA[1], description="data"),
+            "count": _slider("number of images", 1, 1, 4, 1, whole=True),
+            "ridge": _slider("log10 of the ridge", -6.0, -8.0, 2.0, 0.5),
+        },
+    )
+
+
+def kernel_estimation_panels(scale, source, count, ridge):
+    """The panels of `kernel_estimation`; ridge is the base-10 logarithm of the ridge."""
+    values, vectors, moment = _eigenproblem(scale, source, count)
+    estimate = (vectors @ ((vectors.T @ moment) / (values + 10**ridge))).view(21, 21)
+    exact = bicubic_kernel(scale, 21)[0, 0]
+    error = estimate - exact
+    panels = {
+        "least-squares estimate": _signed(estimate, exact.abs().max()),
+        "analytic bicubic kernel": _signed(exact, exact.abs().max()),
+        "difference, 20 times": _signed(20 * error, exact.abs().max()),
+    }
+    quality = 20 * math.log10(exact.norm() / error.norm())
+    return panels, (
+        f"The estimate is {quality:.0f} dB above its error. "
+        f"Condition number of the normal matrix with the ridge: {(values[-1] + 10**ridge) / (values[0] + 10**ridge):.0e}."
+    )
+
+
+@lru_cache(maxsize=64)
+def _eigenproblem(scale, source, count):
+    """Eigenvalues and eigenvectors of A'A, and A'y, summed over the first `count` images."""
+    gram, moment = (sum(part) for part in zip(*(_pair(scale, source, i) for i in range(count)), strict=True))
+    return *torch.linalg.eigh(gram), moment
+
+
+@lru_cache(maxsize=64)
+def _pair(scale, source, index):
+    if source.startswith("white noise"):
+        x = torch.rand(1, 1, 120, 120, generator=torch.Generator().manual_seed(index), dtype=torch.float64)
+    else:
+        x = images.sample(images.SAMPLES[index], 120, (100, 150)).mean(1, keepdim=True)
+    y = bicubic_downsample(x, scale)
+    return normal_equations(x, (y * 255).round() / 255 if source.endswith("8-bit y") else y, scale, 21)
+
+
+# --- Notebook 03: half-quadratic splitting -----------------------------------------------------------------------
+
+def splitting():
+    """Total-variation splitting, iteration by iteration, for any λ and any first β."""
+    return Explorer(
+        splitting_panels,
+        {
+            "iteration": _slider("iteration", 1, 1, 8, 1, whole=True),
+            "lam": _slider("log10 of λ", 0.7, -1.0, 2.5, 0.1),
+            "beta_first": _slider("first β", 0.3, 0.1, 0.6, 0.05),
+        },
+        continuous=False,
+    )
+
+
+def splitting_panels(iteration, lam, beta_first):
+    """The panels of `splitting`; lam is the base-10 logarithm of λ."""
+    x, y, steps = _splitting_run(lam, beta_first)
+    step = steps[iteration - 1]
+    panels = {
+        "y": y,
+        f"z{iteration}: closer to y": step.z,
+        f"x{iteration}: closer to the prior": step.x,
+        "z - x, 4 times, on grey": 0.5 + 4 * (step.z - step.x),
+        "the truth": x,
+    }
+    return panels, (
+        f"Iteration {iteration}: α = {step.alpha:.1e}, β = {step.beta:.3f}. "
+        f"PSNR of z {psnr(step.z, x):.1f} dB, of x {psnr(step.x, x):.1f} dB."
+    )
+
+
+@lru_cache(maxsize=64)
+def _splitting_run(lam, beta_first):
+    x = _scene("astronaut", 120, (60, 170)).mean(1, keepdim=True)
+    k = gaussian_kernel(15, (1.6**2, 1.6**2))
+    y = degrade(x, k, 2, 2.55 / 255, torch.Generator().manual_seed(0))
+    path = penalties(10**lam, beta_first, 0.05, 8)
+    return x, y, list(hqs(y, k, 2, 2.55 / 255, lambda z, beta: total_variation(z, beta, 30), 10**lam, path))
+
+
+# --- Notebook 04: the data step ----------------------------------------------------------------------------------
+
+def data_step():
+    """One data step, with α from 'trust the data' to 'trust the prior'."""
+    return Explorer(
+        data_step_panels,
+        {
+            "alpha": _slider("log10 of α", -2.0, -8.0, 2.0, 0.25),
+            "scale": _slider("scale", 2, 1, 4, 1, whole=True),
+            "sigma": _slider("noise (255ths)", 0.0, 0.0, 25.0, 0.5),
+        },
+    )
+
+
+def data_step_panels(alpha, scale, sigma):
+    """The panels of `data_step`; alpha is its base-10 logarithm, sigma in 255ths."""
+    x, y, guess, solve = _data_step_case(scale, sigma)
+    z = solve(guess, 10**alpha)
+    trust = solve.power[0, 0] / (solve.power[0, 0] + 10**alpha)      # half a spectrum: mirror it to the whole
+    trust = torch.fft.fft2(torch.fft.irfft2(trust, s=y.shape[-2:])).real.clamp(0, 1)
+    panels = {
+        "y": y,
+        "x: a guess (bicubic)": guess,
+        "z: after the data step": z,
+        "z - x, 4 times, on grey": 0.5 + 4 * (z - guess),
+        "who decides: white y, black x": torch.fft.fftshift(trust)[None, None],
+    }
+    k = gaussian_kernel(25, (1.6**2, 1.6**2))
+    misfit = [(y - downsample(blur(v, k), scale)).norm() / y.norm() for v in (guess, z)]
+    return panels, (
+        f"α = {10**alpha:.1e}. |y - Ax| / |y| was {misfit[0]:.0e}, |y - Az| / |y| is {misfit[1]:.0e}. "
+        f"PSNR of x {psnr(guess, x):.1f} dB, of z {psnr(z, x):.1f} dB."
+    )
+
+
+@lru_cache(maxsize=64)
+def _data_step_case(scale, sigma):
+    x = _scene("chelsea", 240, (30, 90))
+    k = gaussian_kernel(25, (1.6**2, 1.6**2))
+    y = degrade(x, k, scale, sigma / 255, torch.Generator().manual_seed(0))
+    return x, y, bicubic_upsample(y, scale), DataStep(y, k, scale)
+
+
+# --- Shared ------------------------------------------------------------------------------------------------------
+
+def _slider(description, value, low, high, step, whole=False):
+    slider = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
+    return slider(value=value, min=low, max=high, step=step, description=description)
+
+
+def _signed(k, peak):
+    """A kernel as a picture (1, 3, h, w): blue below zero, white at zero, red above."""
+    colours = matplotlib.colormaps["RdBu_r"]((0.5 + 0.5 * k / peak).numpy())
+    return torch.from_numpy(colours[..., :3]).permute(2, 0, 1)[None]
+
+
+@lru_cache
+def _scene(name, size, corner):
+    return images.sample(name, size, corner).float()
+
+
+@lru_cache
+def _font():
+    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", 13)
