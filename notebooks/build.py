@@ -44,8 +44,9 @@ def equations(path):
     r"""The numbered equations of a notebook, {id: LaTeX}, from its $$ ... \tag{id} $$ blocks."""
     notebook = nbformat.read(path, as_version=4)
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    blocks = (re.search(r"(.*)\\tag\{([^}]*)\}", block, re.DOTALL) for block in re.findall(r"\$\$(.*?)\$\$", text, re.DOTALL))
-    return {found[2]: " ".join(found[1].split()) for found in blocks if found}
+    blocks = re.findall(r"\$\$(.*?)\$\$", text, re.DOTALL)
+    tagged = (re.search(r"(.*)\\tag\{([^}]*)\}", block, re.DOTALL) for block in blocks)
+    return {found[2]: " ".join(found[1].split()) for found in tagged if found}
 
 
 def write_table(paths):

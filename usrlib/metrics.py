@@ -41,7 +41,7 @@ def quantize(x):
 
 
 def luma(x):
-    """The Y channel of ITU-R BT.601 as MATLAB's rgb2ycbcr gives it: (N, 3, H, W) -> (N, 1, H, W), from 16/255 to 235/255."""
+    """The Y channel of ITU-R BT.601 as MATLAB's rgb2ycbcr gives it, 16/255 to 235/255: (N, 3, H, W) -> (N, 1, H, W)."""
     check_image("x", x)
     if x.shape[1] != 3:
         raise ValueError(f"x must have 3 channels, red, green and blue; got {x.shape[1]}")

@@ -66,7 +66,7 @@ def image_grid(panels, zoom=None, columns=None, side=2.4):
     first_row = shape[-2] / shape[-1]
     heights = [first_row, 1.0] if zoom else [first_row] * rows
     figure, axes = plt.subplots(
-        rows, columns, figsize=(side * columns, side * sum(heights) + 0.3 * rows), squeeze=False,
+        rows, columns, figsize=(side * columns, side * sum(heights) + 0.3 * (1 if zoom else rows)), squeeze=False,
         height_ratios=heights,
     )
     for axis in axes.flat:

@@ -92,7 +92,7 @@ def degradation():
         degradation_panels,
         {
             "kind": ipywidgets.ToggleButtons(options=["Gaussian", "motion"], description="kernel"),
-            "width": _slider("width (pixels)", 1.6, 0.4, 4.0, 0.1),
+            "width": _slider("width (pixels)", 0.8, 0.4, 4.0, 0.1),
             "stretch": _slider("stretch along the axis", 1.0, 1.0, 3.0, 0.1),
             "angle": _slider("angle (degrees)", 30, 0, 175, 5),
             "seed": _slider("motion seed", 0, 0, 50, 1, whole=True),
@@ -165,9 +165,10 @@ def kernel_estimation_panels(scale, source, count, ridge):
         "difference, 20 times": _signed(20 * error, exact.abs().max()),
     }
     quality = 20 * math.log10(exact.norm() / error.norm())
+    condition = (values[-1] + 10**ridge) / (values[0] + 10**ridge)
     return panels, (
-        f"The estimate is {quality:.0f} dB above its error. "
-        f"Condition number of the normal matrix with the ridge: {(values[-1] + 10**ridge) / (values[0] + 10**ridge):.0e}."
+        f"The kernel is {quality:.0f} dB above the error of its estimate. "
+        f"Condition number of the normal matrix with the ridge: {condition:.0e}."
     )
 
 

@@ -1,0 +1,26 @@
+"""What all tests share: Hypothesis without randomness, Matplotlib without a screen, the authors' reference data."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+os.environ["MPLBACKEND"] = "Agg"
+settings.register_profile("course", deadline=None, max_examples=40, derandomize=True)
+settings.load_profile("course")
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def reference():
+    """The path of a file of the authors' published data; the test is skipped where it is absent."""
+    folder = Path(os.environ.get("USRLIB_REFERENCE", ROOT.parent / "shared" / "reference"))
+
+    def find(name):
+        if not (folder / name).is_file():
+            pytest.skip(f"the authors' {name} is not here (USRLIB_REFERENCE names its folder)")
+        return folder / name
+
+    return find

@@ -1,0 +1,136 @@
+"""Every public function refuses what it cannot use, at the door, in a message that names the argument.
+
+One table: for every public name a call that is accepted, and for each of its arguments the values that are not.
+"""
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from dense import random_kernel, uniform
+
+import usrlib
+
+NAN, INF = float("nan"), float("inf")
+X, Y, K = uniform(2, 3, 12, 12), uniform(2, 3, 6, 6), random_kernel(1, 1, 3, 3)
+
+
+def level(*values):
+    return torch.tensor(values, dtype=torch.float64).view(-1, 1, 1, 1)
+
+
+def holding(x, value):
+    x = x.clone()
+    x[0, 0, 1, 1] = value
+    return x
+
+
+def tensors(x):
+    """What can be wrong with any tensor."""
+    return {
+        "None": None, "a list": x.tolist(), "an array": x.numpy(), "rank 3": x[0], "rank 2": x[0, 0], "a scalar": x.sum(),
+        "integers": (10 * x).long(), "booleans": x > 0, "complex": x.to(torch.complex128), "empty": x[..., :0],
+        "no images": x[:0], "NaN": holding(x, NAN), "infinity": holding(x, INF), "-infinity": holding(x, -INF),
+    }
+
+
+def without(table, *keys):
+    return {key: value for key, value in table.items() if key not in keys}
+
+
+IMAGE = tensors(X)
+PARTNER = tensors(Y) | {"one image": Y[:1], "one channel": Y[:, :1], "float32": Y.float()}     # must agree with x
+KERNEL = tensors(K) | {"3 channels": K.expand(1, 3, 3, 3), "3 kernels": K.expand(3, 1, 3, 3)}
+LARGE = {"too high": random_kernel(1, 1, 13, 3), "too wide": random_kernel(1, 1, 3, 13)}
+SCALE = {"0": 0, "-1": -1, "2.5": 2.5, "2.0": 2.0, "True": True, "'2'": "2", "None": None, "a tensor": torch.tensor(2),
+         "a pair": (2, 2), "NaN": NAN}
+NOT_DIVISIBLE = {"5": 5}
+COUNT = {"0": 0, "-1": -1, "2.5": 2.5, "True": True, "'5'": "5", "None": None, "a pair": (5, 5)}
+LEVEL = {
+    "-0.1": -0.1, "NaN": NAN, "infinity": INF, "'0.1'": "0.1", "None": None, "True": True, "complex": 0.1j, "a list": [0.1],
+    "an array": np.array([0.1, 0.2]), "integers": torch.tensor(1), "one below 0": level(0.1, -0.1), "one NaN": level(0.1, NAN),
+    "rank 1": torch.tensor([0.1, 0.2]), "a map": uniform(2, 1, 6, 6), "three levels": level(0.1, 0.2, 0.3),
+    "no level": level(),
+}
+POSITIVE = LEVEL | {"0": 0, "0.0": 0.0, "one 0": level(0.1, 0.0)}
+GENERATOR = {"a seed": 0, "NumPy's": np.random.default_rng(0), "'cpu'": "cpu"}
+PAIR = {"a number": 1.0, "one": (1.0,), "three": (1.0, 1.0, 1.0), "None": None, "NaN": (1.0, NAN), "infinity": (INF, 1.0),
+        "words": ("1", "1"), "a word": "12", "complex": (1j, 1.0)}
+BORDER = {"-1": -1, "1.5": 1.5, "True": True, "None": None, "too large": 6, "far too large": 99}
+
+TABLE = {
+    "blur": ({"x": X, "k": K}, {"x": IMAGE, "k": KERNEL | LARGE}),
+    "blur_adjoint": ({"x": X, "k": K}, {"x": IMAGE, "k": KERNEL | LARGE}),
+    "downsample": ({"x": X, "scale": 2}, {"x": IMAGE | {"odd": X[..., 1:]}, "scale": SCALE | NOT_DIVISIBLE}),
+    "upsample_zeros": ({"y": Y, "scale": 2}, {"y": tensors(Y), "scale": SCALE}),
+    "bicubic_downsample": ({"x": X, "scale": 2}, {"x": IMAGE | {"odd": X[..., 1:]}, "scale": SCALE | NOT_DIVISIBLE}),
+    "bicubic_upsample": ({"y": Y, "scale": 2}, {"y": tensors(Y), "scale": SCALE}),
+    "degrade": (
+        {"x": X, "k": K, "scale": 2, "sigma": 0.1, "generator": None},
+        {"x": IMAGE | {"odd": X[..., 1:]}, "k": KERNEL | LARGE, "scale": SCALE | NOT_DIVISIBLE, "sigma": LEVEL,
+         "generator": GENERATOR},
+    ),
+    "psf_to_otf": (
+        {"k": K, "shape": (6, 7)},
+        {"k": without(KERNEL, "3 kernels"), "shape": {"a number": 6, "one": (6,), "three": (1, 6, 7), "None": None,
+         "words": ("6", "7"), "fractions": (6.5, 7.5), "negative": (-6, 7), "too small": (2, 7), "zero": (0, 0)}},
+    ),
+    "gaussian_kernel": (
+        {"size": 5, "variances": (1.0, 2.0), "angle": 0.3, "shift": (0.0, 0.0)},
+        {"size": COUNT, "variances": PAIR | {"0": (0.0, 1.0), "negative": (1.0, -1.0)}, "shift": PAIR,
+         "angle": {"NaN": NAN, "infinity": INF, "'0'": "0", "None": None, "True": True, "complex": 1j}},
+    ),
+    "motion_kernel": ({"size": 5, "generator": None}, {"size": COUNT | {"2": 2}, "generator": GENERATOR}),
+    "bicubic_kernel": ({"scale": 2, "size": 8}, {"scale": SCALE | {"5": 5}, "size": COUNT | {"7": 7}}),
+    "estimate_kernel": (
+        {"x": X, "y": Y, "scale": 2, "size": 3, "ridge": 0.1, "borders": "circular"},
+        {"x": IMAGE | {"odd": X[..., 1:]}, "y": PARTNER | {"another size": Y[..., 1:], "as large as x": X},
+         "scale": SCALE | NOT_DIVISIBLE, "size": COUNT | {"larger than x": 13}, "ridge": LEVEL,
+         "borders": {"another word": "zero", "None": None, "a number": 0}},
+    ),
+    "DataStep": ({"y": Y, "k": K, "scale": 2}, {"y": tensors(Y), "k": KERNEL | LARGE, "scale": SCALE}),
+    "data_step": (
+        {"x": X, "y": Y, "k": K, "scale": 2, "alpha": 0.1},
+        {"x": IMAGE | {"another size": X[..., 2:], "float32": X.float()}, "y": PARTNER, "k": KERNEL | LARGE,
+         "scale": SCALE | {"another": 3}, "alpha": POSITIVE},
+    ),
+    "hqs": (
+        {"y": Y, "k": K, "scale": 2, "sigma": 0.1, "prior": lambda z, beta: z, "lam": 1.0, "mu": [1.0, 2.0]},
+        {"y": tensors(Y), "k": KERNEL | LARGE, "scale": SCALE, "sigma": LEVEL,
+         "prior": {"None": None, "a name": "total variation"}, "lam": POSITIVE,
+         "mu": {"a number": 1.0, "None": None, "a word": "12", "empty": [], "with 0": [1.0, 0.0], "negative": [-1.0],
+                "NaN": [1.0, NAN], "infinite": [INF], "words": ["1"], "nested": [[1.0]]}},
+    ),
+    "psnr": ({"a": X, "b": X, "border": 0}, {"a": IMAGE, "b": IMAGE | {"another size": X[..., 1:], "one": X[:1]},
+                                             "border": BORDER}),
+    "ssim": ({"a": X, "b": X, "border": 0}, {"a": IMAGE, "b": IMAGE | {"another size": X[..., 1:], "one": X[:1]},
+                                             "border": BORDER | {"less than the window left": 1}}),
+}
+
+CASES = [
+    pytest.param(name, argument, value, id=f"{name}-{argument}-{what}")
+    for name, (_, bad) in TABLE.items() for argument, values in bad.items() for what, value in values.items()
+]
+
+
+def test_the_table_holds_every_public_name():
+    assert set(TABLE) | {"benchmark_kernels"} == set(usrlib.__all__)      # that one has no arguments
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_the_table_holds_every_argument(name):
+    valid, bad = TABLE[name]
+    assert set(valid) == set(bad) == set(inspect.signature(getattr(usrlib, name)).parameters)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_the_call_in_the_table_is_accepted(name):
+    getattr(usrlib, name)(**TABLE[name][0])
+
+
+@pytest.mark.parametrize("name, argument, value", CASES)
+def test_a_bad_argument_is_refused_by_name(name, argument, value):
+    arguments = TABLE[name][0] | {argument: value}
+    with pytest.raises((ValueError, TypeError), match=rf"\b{argument}\b"):
+        getattr(usrlib, name)(**arguments)

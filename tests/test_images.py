@@ -1,0 +1,116 @@
+"""Photographs in and out."""
+
+import numpy as np
+import pytest
+import torch
+from dense import uniform
+from PIL import Image
+
+from usrlib import images
+
+
+@pytest.fixture
+def colours():
+    return np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (7, 5, 3)])
+def test_arrays_survive_the_way_to_tensors_and_back(shape):
+    array = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+    x = images.to_tensor(array)
+    assert x.shape == (1, 3 if len(shape) == 3 else 1, 7, 5) and x.dtype == torch.float64
+    assert x[0, 0, 2, 3].item() == array[2, 3].flat[0] / 255
+    np.testing.assert_array_equal(images.to_array(x), array)
+    np.testing.assert_array_equal(images.to_array(x.float()), array)
+
+
+def test_every_grey_level_survives():
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    np.testing.assert_array_equal(images.to_array(images.to_tensor(levels).float()), levels)
+
+
+def test_to_array_rounds_and_clips():
+    x = torch.tensor([-0.5, 0.4 / 255, 0.6 / 255, 1.0, 7.0]).view(1, 1, 1, 5)
+    assert images.to_array(x).tolist() == [[0, 0, 1, 255, 255]]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif"])
+def test_files_survive_writing_and_reading(tmp_path, colours, name):
+    images.write(tmp_path / name, images.to_tensor(colours))
+    np.testing.assert_array_equal(images.to_array(images.read(tmp_path / name)), colours)
+
+
+def test_a_path_may_be_a_string(tmp_path, colours):
+    images.write(str(tmp_path / "a.png"), images.to_tensor(colours))
+    assert images.read(str(tmp_path / "a.png")).shape == (1, 3, 7, 5)
+
+
+def test_greyscale_files_are_read_in_three_equal_channels(tmp_path, colours):
+    images.write(tmp_path / "grey.png", images.to_tensor(colours[:, :, 0]))
+    assert Image.open(tmp_path / "grey.png").mode == "L"
+    np.testing.assert_array_equal(images.to_array(images.read(tmp_path / "grey.png")), colours[:, :, [0, 0, 0]])
+
+
+def test_palette_files_are_read_in_their_colours(tmp_path):
+    picture = Image.new("RGB", (4, 3), (200, 30, 60))
+    picture.putpixel((1, 2), (10, 250, 90))
+    picture.quantize(2).save(tmp_path / "palette.png")
+    assert Image.open(tmp_path / "palette.png").mode == "P"
+    np.testing.assert_array_equal(images.to_array(images.read(tmp_path / "palette.png")), np.asarray(picture))
+
+
+def test_transparency_is_dropped(tmp_path, colours):
+    opaque = np.dstack([colours, np.full((7, 5), 255, np.uint8)])
+    Image.fromarray(opaque).save(tmp_path / "rgba.png")
+    np.testing.assert_array_equal(images.to_array(images.read(tmp_path / "rgba.png")), colours)
+
+
+@pytest.mark.parametrize("tag, turned", [(3, lambda a: a[::-1, ::-1]), (6, lambda a: np.rot90(a, -1)),
+                                         (8, lambda a: np.rot90(a))])
+def test_a_photograph_is_read_upright_as_its_exif_tag_says(tmp_path, colours, tag, turned):
+    exif = Image.Exif()
+    exif[274] = tag
+    Image.fromarray(colours).save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(images.to_array(images.read(tmp_path / "turned.png")), turned(colours))
+
+
+@pytest.mark.parametrize("name", images.SAMPLES)
+def test_samples_are_colour_photographs(name):
+    x = images.sample(name)
+    assert x.shape[:2] == (1, 3) and min(x.shape[-2:]) >= 300 and x.dtype == torch.float64
+    assert x.min() >= 0 and x.max() <= 1 and x.std() > 0.1
+
+
+def test_a_crop_is_that_part_of_the_picture():
+    crop = images.sample("chelsea", 40, (20, 30))
+    assert torch.equal(crop, images.sample("chelsea")[..., 20:60, 30:70])
+    assert crop.is_contiguous()
+
+
+@pytest.mark.parametrize(
+    "arguments, named",
+    [(("nobody",), "name"), (("chelsea", 0), "size"), (("chelsea", 2.5), "size"), (("chelsea", 9999), "size"),
+     (("chelsea", 10, (-1, 0)), "corner"), (("chelsea", 10, (0, 450)), "corner"), (("chelsea", 10, 5), "corner"),
+     (("chelsea", 10, (0.5, 0)), "corner")],
+)
+def test_samples_refuse_and_name_bad_arguments(arguments, named):
+    with pytest.raises((ValueError, TypeError), match=rf"\b{named}\b"):
+        images.sample(*arguments)
+
+
+@pytest.mark.parametrize("array", [np.zeros((4, 4)), np.zeros(4, np.uint8), torch.zeros(4, 4), [[1, 2]]])
+def test_to_tensor_refuses_what_is_not_an_8_bit_picture(array):
+    with pytest.raises(TypeError, match="array must be"):
+        images.to_tensor(array)
+
+
+@pytest.mark.parametrize("x", [uniform(2, 3, 4, 4), uniform(1, 2, 4, 4), uniform(3, 4, 4), np.zeros((1, 3, 4, 4)),
+                               torch.full((1, 1, 2, 2), float("nan"))])
+def test_to_array_refuses_what_is_not_one_picture(x):
+    with pytest.raises((ValueError, TypeError), match=r"\bx\b"):
+        images.to_array(x)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        images.read(tmp_path / "nowhere.png")
