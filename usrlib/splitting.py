@@ -16,7 +16,7 @@ from .degradation import bicubic_upsample
 from .validation import check_count, check_image, check_level
 
 # With σ = 0 the data step would need α = 0. Rounding of relative size 2^-24 in y comes out of it magnified by at
-# most 1 / (2 sqrt(α)); this floor keeps that under 1e-4, a fortieth of a grey level (notebook 03, section 8).
+# most 1 / (2 sqrt(α)); this floor keeps that under 1e-4, a fortieth of a grey level (notebook 03, section 3.6).
 ALPHA_FLOOR = 1e-7
 
 
@@ -75,19 +75,21 @@ def total_variation(z, beta, iterations=100):
     """The exact prior step for Φ = total variation: argmin_x |z - x|^2 / 2 + beta^2 TV(x), channel by channel.
 
     The Rudin-Osher-Fatemi problem with weight beta^2, by Chambolle's projections (scikit-image), on the CPU,
-    not differentiable. z: (N, C, H, W). beta: number >= 0. iterations: at most; more is closer to exact.
+    not differentiable. z: (N, C, H, W). beta: number >= 0. iterations: more is closer to exact.
     """
     return _each_image(
         lambda image: denoise_tv_chambolle(
-            image, weight=max(beta**2, 1e-12), eps=1e-7, max_num_iter=iterations, channel_axis=-1
+            image, weight=max(beta**2, 1e-12), eps=0, max_num_iter=iterations, channel_axis=-1
         ), z, beta,
     )
 
 
 def wavelets(z, beta):
-    """Soft thresholding of wavelet coefficients (BayesShrink, scikit-image) for noise of level beta: plug and play."""
+    """Soft thresholding of wavelet coefficients (db4, BayesShrink, scikit-image), noise of level beta: plug and play."""
     return _each_image(
-        lambda image: denoise_wavelet(image, sigma=max(beta, 1e-6), channel_axis=-1, rescale_sigma=False), z, beta
+        lambda image: denoise_wavelet(
+            image, sigma=max(beta, 1e-6), wavelet="db4", channel_axis=-1, rescale_sigma=False
+        ), z, beta,
     )
 
 
@@ -104,4 +106,5 @@ def _each_image(denoise, z, beta):
     check_image("z", z)
     check_level("beta", beta)
     arrays = z.detach().permute(0, 2, 3, 1).cpu().numpy()
-    return torch.from_numpy(np.stack([denoise(image) for image in arrays])).permute(0, 3, 1, 2).to(z)
+    results = [denoise(image).reshape(image.shape) for image in arrays]     # scikit-image may drop a lone channel
+    return torch.from_numpy(np.stack(results)).permute(0, 3, 1, 2).to(z)
