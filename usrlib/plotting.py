@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from IPython import get_ipython
 from IPython.display import display
 from matplotlib.patches import Rectangle
 from PIL import Image
@@ -31,7 +32,7 @@ def use_style():
 
 
 def show(figure, name, alt):
-    """Save a figure as figures/<name>.png and show that same picture, with `alt` for readers who cannot see it.
+    """Save a figure as figures/<name>.png and, in a notebook, show that same picture, with `alt` for readers who cannot see it.
 
     The picture is reduced to 256 colours, chosen for it, so that notebooks stay small.
     """
@@ -41,7 +42,8 @@ def show(figure, name, alt):
     png = encode_png(Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG), level=9)
     FIGURES.mkdir(exist_ok=True)
     (FIGURES / f"{name}.png").write_bytes(png)
-    display({"image/png": png, "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
+    if get_ipython() is not None:
+        display({"image/png": png, "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
 
 
 def encode_png(image, level=1):

@@ -85,7 +85,7 @@ def total_variation(z, beta, iterations=100):
 
 
 def wavelets(z, beta):
-    """Soft thresholding of wavelet coefficients (db4, BayesShrink, scikit-image), noise of level beta: plug and play."""
+    """Soft thresholding of wavelet coefficients (scikit-image: db4, BayesShrink), noise level beta: plug and play."""
     return _each_image(
         lambda image: denoise_wavelet(
             image, sigma=max(beta, 1e-6), wavelet="db4", channel_axis=-1, rescale_sigma=False

@@ -1,0 +1,139 @@
+"""`make benchmark`: the data step against the textbook form, in one process, and the explorers' answer times.
+
+Writes figures/benchmark.json and figures/benchmark.png and says which of the targets are met.
+"""
+
+import json
+import platform
+import resource
+import time
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from textbook import TextbookDataStep
+
+import usrlib
+from usrlib import images, plotting, widgets
+
+SIDES, SCALES, ALPHAS, ROUNDS = (252, 504, 1008), (1, 2, 3, 4), (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8), 15
+UNIT_ROUNDOFF = 2.0**-24
+
+
+def median_milliseconds(*functions):
+    """The median time of each, in milliseconds; called in turn, so that a slow moment of the machine hits all."""
+    times = [[] for _ in functions]
+    for _ in range(ROUNDS + 2):
+        for function, row in zip(functions, times, strict=True):
+            start = time.perf_counter()
+            function()
+            row.append(1e3 * (time.perf_counter() - start))
+    return [float(np.median(row[2:])) for row in times]      # the first two rounds warm up
+
+
+def time_data_step():
+    """Solve and set-up of both forms for every size and scale, 3 channels, float32."""
+    return [time_one_size(side, scale) for side in SIDES for scale in SCALES]
+
+
+def time_one_size(side, scale):
+    k = usrlib.benchmark_kernels()[4:5].float()
+    x = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    y = usrlib.degrade(x, k, scale)
+    ours, theirs = usrlib.DataStep(y, k, scale), TextbookDataStep(y, k, scale)
+    solve = median_milliseconds(lambda: ours(x, 1e-2), lambda: theirs(x, 1e-2))
+    setup = median_milliseconds(lambda: usrlib.DataStep(y, k, scale), lambda: TextbookDataStep(y, k, scale))
+    ratios = solve[1] / solve[0], setup[1] / setup[0]
+    print(f"{side}² ×{scale}: solve {solve[0]:.1f} ms, {ratios[0]:.1f} times faster; "
+          f"set-up {setup[0]:.1f} ms, {ratios[1]:.1f} times", flush=True)
+    return {
+        "side": side, "scale": scale,
+        "solve_ms": solve[0], "solve_textbook_ms": solve[1], "solve_ratio": ratios[0],
+        "setup_ms": setup[0], "setup_textbook_ms": setup[1], "setup_ratio": ratios[1],
+    }
+
+
+def measure_precision():
+    """Largest error of float32 against float64, relative to the largest pixel, over the eight Gaussian kernels."""
+    x, rows = images.sample("astronaut", 504), []
+    for scale in SCALES:
+        for alpha in ALPHAS:
+            errors, textbook = [], []
+            for k in usrlib.benchmark_kernels()[:8].split(1):
+                y = usrlib.degrade(x, k, scale)
+                guess = usrlib.bicubic_upsample(y, scale)
+                exact = usrlib.data_step(guess, y, k, scale, alpha)
+                for form, row in ((usrlib.DataStep, errors), (TextbookDataStep, textbook)):
+                    rounded = form(y.float(), k.float(), scale)(guess.float(), alpha).double()
+                    row.append(((rounded - exact).abs().max() / exact.abs().max()).item())
+            rows.append({
+                "scale": scale, "alpha": alpha, "error": max(errors), "textbook_error": max(textbook),
+                "least_gain": min(t / e for t, e in zip(textbook, errors, strict=True)),
+                "bound": 4 * UNIT_ROUNDOFF * (1 + 1 / (2 * alpha**0.5)),
+            })
+    return rows
+
+
+def time_explorers():
+    """Median of compute plus painting plus PNG encoding at the default settings, in milliseconds."""
+    times = {}
+    for make in (widgets.degradation, widgets.kernel_estimation, widgets.splitting, widgets.data_step):
+        times[make.__name__] = median_milliseconds(make().update)[0]
+    return times
+
+
+def draw(steps, precision):
+    """Speed-up by size and scale on the left, float32 error against alpha on the right."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
+    for offset, side in enumerate(SIDES):
+        ratios = [row["solve_ratio"] for row in steps if row["side"] == side]
+        left.bar(np.arange(4) + 0.27 * (offset - 1), ratios, 0.25, label=f"{side}×{side}×3")
+    left.axhline(1, color="black", linewidth=0.8)
+    left.set(xticks=range(4), xticklabels=[f"×{s}" for s in SCALES], ylabel="times faster than the textbook form")
+    left.legend(ncols=3, fontsize=8, loc="upper center")
+    left.set_ylim(0, 1.25 * max(row["solve_ratio"] for row in steps))
+    worst = [
+        [max(row[key] for row in precision if row["alpha"] == alpha) for alpha in ALPHAS]
+        for key in ("textbook_error", "error")
+    ]
+    right.loglog(ALPHAS, worst[0], "o-", color=plotting.RED, label="textbook form")
+    right.loglog(ALPHAS, worst[1], "o-", color=plotting.BLUE, label="usrlib")
+    right.loglog(ALPHAS, [4 * UNIT_ROUNDOFF * (1 + 1 / (2 * a**0.5)) for a in ALPHAS], "--", color=plotting.BLUE,
+                 label="4ε (1 + 1/(2√α))")
+    right.set(xlabel="α", ylabel="relative error of float32, worst case")
+    right.legend()
+    plotting.show(figure, "benchmark", alt="Speed-up of the data step over the textbook form, and float32 errors of both.")
+
+
+def main():
+    plotting.use_style()
+    steps, precision, explorers = time_data_step(), measure_precision(), time_explorers()
+    solve, setup = ([row[f"{name}_ratio"] for row in steps] for name in ("solve", "setup"))
+    targets = {
+        "solve at least 1.5 times faster at every size": min(solve) >= 1.5,
+        "solve at least 2 times faster in the median": float(np.median(solve)) >= 2,
+        "set-up at least 3 times faster in the median": float(np.median(setup)) >= 3,
+        "float32 error within the bound everywhere": all(row["error"] <= row["bound"] for row in precision),
+        "error 100 times below the textbook form's for alpha <= 1e-5, scale >= 2": all(
+            row["least_gain"] >= 100 for row in precision if row["alpha"] <= 1e-5 and row["scale"] >= 2
+        ),
+        "every explorer answers within 100 ms": max(explorers.values()) <= 100,
+    }
+    result = {
+        "command": "make benchmark", "torch": torch.__version__, "threads": torch.get_num_threads(),
+        "machine": platform.machine(), "median_solve_ratio": float(np.median(solve)), "least_solve_ratio": min(solve),
+        "median_setup_ratio": float(np.median(setup)), "data_step": steps, "precision": precision,
+        "explorers_ms": explorers, "targets": targets,
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+    path = Path(plotting.FIGURES) / "benchmark.json"
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    draw(steps, precision)
+    print("explorers:", ", ".join(f"{name} {value:.0f} ms" for name, value in explorers.items()))
+    for target, met in targets.items():
+        print("met:    " if met else "NOT MET:", target)
+
+
+if __name__ == "__main__":
+    main()
