@@ -103,7 +103,7 @@ def draw(steps, precision):
                  label="4ε (1 + 1/(2√α))")
     right.set(xlabel="α", ylabel="relative error of float32, worst case")
     right.legend()
-    plotting.show(figure, "benchmark", alt="Speed-up of the data step over the textbook form, and float32 errors of both.")
+    plotting.save(figure, "benchmark")
 
 
 def main():

@@ -29,7 +29,8 @@ def holding(x, value):
 def tensors(x):
     """What can be wrong with any tensor."""
     return {
-        "None": None, "a list": x.tolist(), "an array": x.numpy(), "rank 3": x[0], "rank 2": x[0, 0], "a scalar": x.sum(),
+        "None": None, "a list": x.tolist(), "an array": x.numpy(),
+        "rank 3": x[0], "rank 2": x[0, 0], "a scalar": x.sum(),
         "integers": (10 * x).long(), "booleans": x > 0, "complex": x.to(torch.complex128), "empty": x[..., :0],
         "no images": x[:0], "NaN": holding(x, NAN), "infinity": holding(x, INF), "-infinity": holding(x, -INF),
     }
@@ -48,14 +49,17 @@ SCALE = {"0": 0, "-1": -1, "2.5": 2.5, "2.0": 2.0, "True": True, "'2'": "2", "No
 NOT_DIVISIBLE = {"5": 5}
 COUNT = {"0": 0, "-1": -1, "2.5": 2.5, "True": True, "'5'": "5", "None": None, "a pair": (5, 5)}
 LEVEL = {
-    "-0.1": -0.1, "NaN": NAN, "infinity": INF, "'0.1'": "0.1", "None": None, "True": True, "complex": 0.1j, "a list": [0.1],
-    "an array": np.array([0.1, 0.2]), "integers": torch.tensor(1), "one below 0": level(0.1, -0.1), "one NaN": level(0.1, NAN),
+    "-0.1": -0.1, "NaN": NAN, "infinity": INF, "'0.1'": "0.1", "None": None, "True": True, "complex": 0.1j,
+    "a list": [0.1],
+    "an array": np.array([0.1, 0.2]), "integers": torch.tensor(1),
+    "one below 0": level(0.1, -0.1), "one NaN": level(0.1, NAN),
     "rank 1": torch.tensor([0.1, 0.2]), "a map": uniform(2, 1, 6, 6), "three levels": level(0.1, 0.2, 0.3),
     "no level": level(),
 }
 POSITIVE = LEVEL | {"0": 0, "0.0": 0.0, "one 0": level(0.1, 0.0)}
 GENERATOR = {"a seed": 0, "NumPy's": np.random.default_rng(0), "'cpu'": "cpu"}
-PAIR = {"a number": 1.0, "one": (1.0,), "three": (1.0, 1.0, 1.0), "None": None, "NaN": (1.0, NAN), "infinity": (INF, 1.0),
+PAIR = {"a number": 1.0, "one": (1.0,), "three": (1.0, 1.0, 1.0), "None": None, "NaN": (1.0, NAN),
+        "infinity": (INF, 1.0),
         "words": ("1", "1"), "a word": "12", "complex": (1j, 1.0)}
 BORDER = {"-1": -1, "1.5": 1.5, "True": True, "None": None, "too large": 6, "far too large": 99}
 

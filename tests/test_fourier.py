@@ -63,5 +63,5 @@ def test_tile_is_the_dft_of_zero_filling(height, width, scale):
 
 
 def test_fold_refuses_a_spectrum_that_does_not_divide_into_blocks():
-    with pytest.raises(ValueError, match="spectrum .* multiples of scale 3"):
+    with pytest.raises(ValueError, match=r"spectrum .* multiples of scale 3"):
         fold(torch.zeros(1, 1, 6, 7), 3)

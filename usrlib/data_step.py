@@ -40,6 +40,7 @@ class DataStep:
             raise ValueError(f"x must have shape {tuple(self.shape)}, scale {self.scale} times y; got {tuple(x.shape)}")
         x_hat = torch.fft.rfft2(self._phases(x))                           # (N, C, s^2, h, w')
         residual = self.y_hat - (self.k_hat_conj.conj() * x_hat).sum(2)    # y - Ax
+        alpha = torch.as_tensor(alpha, dtype=x.dtype, device=x.device)
         weighted = residual / (self.power + alpha)                         # (AA' + αI)^-1
         update = torch.fft.irfft2(self.k_hat_conj * weighted.unsqueeze(2), s=self._phase_shape)   # A'
         return x + F.pixel_shuffle(update.flatten(1, 2), self.scale)

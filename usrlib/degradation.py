@@ -58,7 +58,7 @@ def degrade(x, k, scale, sigma=0.0, generator=None):
     check_scale(scale)
     y = downsample(blur(x, k), scale)
     noise = torch.randn(y.shape, generator=generator, dtype=y.dtype, device=y.device)
-    return y + sigma * noise
+    return y + torch.as_tensor(sigma, dtype=y.dtype, device=y.device) * noise
 
 
 def bicubic_downsample(x, scale):

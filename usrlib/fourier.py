@@ -5,7 +5,7 @@ All transforms are PyTorch's default: forward without a factor, inverse with 1/(
 
 import torch
 
-from .validation import check_kernel, check_kernel_fits, check_scale
+from .validation import check_kernel, check_scale, check_shape
 
 
 def embed(k, shape, reverse=False):
@@ -27,21 +27,17 @@ def psf_to_otf(k, shape):
     """The transfer function of a kernel: the DFT of the kernel laid on an H x W grid, centre on (0, 0).
 
     k: (N, 1, h, w). shape: (H, W), at least (h, w). Returns complex (N, 1, H, W), the full spectrum.
-    Multiplying an image's spectrum by it is circular convolution with k (equation 4.10 of the course).
+    Multiplying an image's spectrum by it is circular convolution with k (equation 4.6 of the course).
     """
     check_kernel("k", k)
-    try:
-        height, width = shape
-    except (TypeError, ValueError):
-        raise TypeError(f"shape must be (H, W); got {shape!r}") from None
-    check_kernel_fits(k, k.shape[0], (height, width))
-    return torch.fft.fft2(embed(k, (height, width)))
+    check_shape("shape", shape, k.shape[-2:])
+    return torch.fft.fft2(embed(k, shape))
 
 
 def fold(spectrum, scale):
     """The paper's ⇓s: the mean of the s x s distinct blocks, (..., H, W) -> (..., H/s, W/s).
 
-    If `spectrum` is the DFT of x, this is the DFT of x decimated by `scale` (equation 4.14 of the course).
+    If `spectrum` is the DFT of x, this is the DFT of x decimated by `scale` (equation 4.10 of the course).
     """
     _check_spectrum(spectrum, scale)
     height, width = spectrum.shape[-2:]
@@ -50,7 +46,7 @@ def fold(spectrum, scale):
 
 
 def tile(spectrum, scale):
-    """Repeat a spectrum s x s times, (..., h, w) -> (..., sh, sw): the DFT of the zero-filled enlargement."""
+    """Repeat a spectrum s x s times, (..., h, w) -> (..., sh, sw): the DFT of the zero-filled enlargement (4.11)."""
     check_scale(scale)
     return spectrum.repeat(*[1] * (spectrum.ndim - 2), scale, scale)
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageOps
 from skimage import data
 
-from .validation import check_choice, check_count, check_image
+from .validation import check_choice, check_count, check_image, check_shape
 
 SAMPLES = ("astronaut", "chelsea", "coffee", "rocket")
 
@@ -23,9 +23,10 @@ def sample(name, size=None, corner=(0, 0)):
     if size is None:
         return x
     check_count("size", size)
+    check_shape("corner", corner, (0, 0))
     top, left = corner
     crop = x[..., top : top + size, left : left + size]
-    if min(top, left) < 0 or crop.shape[-2:] != (size, size):
+    if crop.shape[-2:] != (size, size):
         raise ValueError(f"corner {corner!r} and size {size} must lie inside {name}, {x.shape[-2]}x{x.shape[-1]}")
     return crop.contiguous()
 

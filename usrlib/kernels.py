@@ -134,7 +134,8 @@ def bicubic_kernel(scale, size=25):
     """
     check_scale(scale)
     check_count("size", size)
-    reach = math.ceil(2 * scale + (scale - 1) / 2) - 1        # the leftmost index that is not zero is -reach
+    # The leftmost entry that is not zero has index -reach; at scale 1 the kernel is a single 1.
+    reach = math.ceil(2 * scale + (scale - 1) / 2) - 1 if scale > 1 else 0
     if size // 2 < reach:
         raise ValueError(f"size must be at least {2 * reach} to hold the bicubic kernel of scale {scale}; got {size}")
     taps = bicubic_taps(scale, size)

@@ -4,9 +4,7 @@ import io
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
-from IPython import get_ipython
 from IPython.display import display
 from matplotlib.patches import Rectangle
 from PIL import Image
@@ -32,7 +30,16 @@ def use_style():
 
 
 def show(figure, name, alt):
-    """Save a figure as figures/<name>.png and, in a notebook, show that same picture, with `alt` for readers who cannot see it.
+    """Save a figure as figures/<name>.png and show that same picture in the notebook.
+
+    alt: a sentence for readers who cannot see it.
+    """
+    png = save(figure, name)
+    display({"image/png": png, "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
+
+
+def save(figure, name):
+    """Save a figure as figures/<name>.png, close it, and return the file's bytes.
 
     The picture is reduced to 256 colours, chosen for it, so that notebooks stay small.
     """
@@ -42,8 +49,7 @@ def show(figure, name, alt):
     png = encode_png(Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG), level=9)
     FIGURES.mkdir(exist_ok=True)
     (FIGURES / f"{name}.png").write_bytes(png)
-    if get_ipython() is not None:
-        display({"image/png": png, "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
+    return png
 
 
 def encode_png(image, level=1):
@@ -115,10 +121,10 @@ def draw_spectrum(axis, x, title=""):
 def log_magnitude(spectrum):
     """log |spectrum|, frequency 0 in the middle, five decades below its maximum mapped to [0, 1]: (H, W)."""
     magnitude = torch.fft.fftshift(spectrum.reshape(spectrum.shape[-2:]).abs())
-    return (1 + (magnitude / magnitude.max()).clamp(min=1e-12).log10() / 5).clamp(0, 1)
+    return (1 + (magnitude / magnitude.max().clamp(min=1e-300)).clamp(min=1e-12).log10() / 5).clamp(0, 1)
 
 
 def as_picture(x):
     """(1, 1 or 3, H, W) -> a float array (H, W) or (H, W, 3), clipped to [0, 1], for Matplotlib."""
     picture = x.detach().clamp(0, 1)[0].permute(1, 2, 0).cpu().numpy()
-    return np.squeeze(picture)
+    return picture[:, :, 0] if picture.shape[2] == 1 else picture

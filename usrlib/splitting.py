@@ -58,6 +58,8 @@ def hqs(y, k, scale, sigma, prior, lam, mu):
         path = list(mu)
     except TypeError:
         raise TypeError(f"mu must be a sequence of numbers above 0; got {mu!r}") from None
+    if not path:
+        raise ValueError("mu must hold at least one number above 0; it is empty")
     for value in path:
         check_level("mu", value, positive=True)
     levels = [(max(value * float(sigma) ** 2, ALPHA_FLOOR), math.sqrt(lam / value)) for value in path]

@@ -80,6 +80,14 @@ def check_count(name, value, least=1):
         raise ValueError(f"{name} must be an integer of at least {least}; got {value}")
 
 
+def check_shape(name, shape, least):
+    """(H, W), two integers, not below `least`, which is such a pair as well."""
+    if not isinstance(shape, (tuple, list)) or len(shape) != 2 or not all(isinstance(n, Integral) for n in shape):
+        raise TypeError(f"{name} must be (H, W), two integers; got {shape!r}")
+    if shape[0] < least[0] or shape[1] < least[1]:
+        raise ValueError(f"{name} must be at least {tuple(least)}; got {tuple(shape)}")
+
+
 def check_generator(generator):
     """None or a torch.Generator."""
     if generator is not None and not isinstance(generator, torch.Generator):
@@ -88,11 +96,9 @@ def check_generator(generator):
 
 def check_pair(name, pair, *, positive=False):
     """Two finite numbers, above 0 where positive."""
-    try:
-        first, second = (float(value) for value in pair)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be two numbers; got {pair!r}") from None
-    if not (math.isfinite(first) and math.isfinite(second)) or (positive and min(first, second) <= 0):
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(isinstance(value, Real) for value in pair):
+        raise TypeError(f"{name} must be two numbers; got {pair!r}")
+    if not all(math.isfinite(value) for value in pair) or (positive and min(pair) <= 0):
         raise ValueError(f"{name} must be two finite numbers{' above 0' if positive else ''}; got {pair!r}")
 
 
