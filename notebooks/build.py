@@ -51,7 +51,8 @@ def equations(path):
 
 def write_table(paths):
     """EQUATIONS.md: every equation, its residual as it was measured, its tolerance, its notebook."""
-    records = {record["id"]: record for record in map(json.loads, LEDGER.read_text(encoding="utf-8").splitlines())}
+    lines = map(json.loads, LEDGER.read_text(encoding="utf-8").splitlines())
+    records = {record["id"]: record for record in sorted(lines, key=lambda record: record["residual"])}   # the worst
     lines = [
         "# The equation ledger",
         "",

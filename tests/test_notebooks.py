@@ -1,0 +1,75 @@
+"""What a committed notebook must be: executed, clean, small, and with links that lead somewhere."""
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+PATHS = sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
+MACHINE_PATH = re.compile(r"/(?:home|root|work|tmp|Users|usr)/|[A-Z]:\\\\")
+
+
+@pytest.fixture(params=PATHS, ids=lambda path: path.stem)
+def path(request):
+    return request.param
+
+
+@pytest.fixture
+def notebook(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_the_course_has_its_notebooks_in_order():
+    assert [int(path.name[:2]) for path in PATHS] == list(range(len(PATHS))) and len(PATHS) >= 5
+
+
+def test_it_was_executed_from_top_to_bottom(notebook):
+    assert [cell.execution_count for cell in code_cells(notebook)] == list(range(1, len(code_cells(notebook)) + 1))
+
+
+def test_its_kernel_is_any_python_3(notebook):
+    assert notebook.metadata.kernelspec.name == "python3" and "widgets" not in notebook.metadata
+
+
+def test_its_outputs_hold_no_error_and_no_path_of_a_machine(notebook):
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            assert output.output_type != "error"
+            text = json.dumps({kind: data for kind, data in output.items() if kind not in ("data", "metadata")})
+            text += json.dumps({kind: data for kind, data in output.get("data", {}).items() if "image" not in kind})
+            assert not MACHINE_PATH.search(text)
+
+
+def test_it_is_small(path):
+    assert path.stat().st_size < 2e6
+
+
+def test_a_code_cell_is_one_thought(notebook):
+    assert max(len(cell.source.splitlines()) for cell in code_cells(notebook)) <= 25
+
+
+def test_every_picture_has_a_description(notebook):
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            data = output.get("data", {})
+            assert "image/png" not in data or len(data.get("text/plain", "")) > 20
+
+
+def test_its_links_lead_somewhere(notebook):
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            for target in re.findall(r"\]\(([^)#]+)\)", cell.source):
+                assert target.startswith("http") or (FOLDER / target).exists(), target
+
+
+def test_it_keeps_its_figures_in_the_repository(notebook):
+    for cell in code_cells(notebook):
+        for name in re.findall(r'plotting\.show\(\w+, "([^"]+)"', cell.source):
+            assert (FOLDER.parent / "figures" / f"{name}.png").exists(), name

@@ -1,0 +1,44 @@
+"""The project's own promises: one list of versions, one direction of imports, a light core."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Bottom to top: a file imports only from files before it.
+ORDER = ["validation", "ledger", "metrics", "images", "fourier", "kernels", "degradation", "data_step", "splitting",
+         "plotting", "widgets"]
+
+
+def pins(text):
+    return set(re.findall(r"[\w-]+==[\w.]+", text))
+
+
+def test_conda_users_get_the_same_versions():
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    conda = (ROOT / "environment.yml").read_text(encoding="utf-8")
+    assert pins(project) == pins(conda) and "torch==2.13.0" in pins(project)
+
+
+def test_every_file_of_the_library_has_its_place_in_the_order():
+    assert {path.stem for path in (ROOT / "usrlib").glob("*.py")} == {*ORDER, "__init__"}
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_a_file_imports_only_from_files_below_it(name):
+    tree = ast.parse((ROOT / "usrlib" / f"{name}.py").read_text(encoding="utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1]
+    imported = {node.module for node in imports if node.module} | {
+        alias.name for node in imports if not node.module for alias in node.names
+    }
+    assert imported <= set(ORDER[: ORDER.index(name)])
+
+
+def test_the_library_comes_without_plots_and_widgets():
+    code = "import sys, usrlib; print([m for m in ('matplotlib', 'ipywidgets', 'IPython') if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
