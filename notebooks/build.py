@@ -29,6 +29,7 @@ def run(path):
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(
         notebook, timeout=600, kernel_name="python3", store_widget_state=False, record_timing=False,
+        coalesce_streams=True,
         resources={"metadata": {"path": str(HERE)}},
     ).execute()
     notebook.metadata = METADATA

@@ -219,6 +219,13 @@ def test_images_that_do_not_determine_the_kernel_are_refused(x):
         usrlib.estimate_kernel(x, usrlib.downsample(x, 2), 2, 5)
 
 
+@pytest.mark.parametrize("size, scale", [(12, 2), (11, 3), (12, 4)])
+def test_a_size_whose_window_fits_at_no_pixel_of_y_is_refused(size, scale):
+    x = uniform(1, 1, 12, 12)
+    with pytest.raises(ValueError, match=r"\bsize\b"):
+        usrlib.estimate_kernel(x, usrlib.downsample(x, scale), scale, size, ridge=1.0)
+
+
 def test_a_ridge_makes_every_problem_solvable():
     x = torch.full((1, 1, 16, 16), 0.5, dtype=torch.float64)
     k = usrlib.estimate_kernel(x, usrlib.downsample(x, 2), 2, 5, ridge=1e-3)
