@@ -219,7 +219,7 @@ def test_images_that_do_not_determine_the_kernel_are_refused(x):
         usrlib.estimate_kernel(x, usrlib.downsample(x, 2), 2, 5)
 
 
-@pytest.mark.parametrize("size, scale", [(12, 2), (11, 3), (12, 4)])
+@pytest.mark.parametrize("size, scale", [(12, 2), (12, 3), (11, 4)])
 def test_a_size_whose_window_fits_at_no_pixel_of_y_is_refused(size, scale):
     x = uniform(1, 1, 12, 12)
     with pytest.raises(ValueError, match=r"\bsize\b"):

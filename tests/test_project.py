@@ -1,6 +1,7 @@
 """The project's own promises: one list of versions, one direction of imports, a light core."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -42,3 +43,12 @@ def test_the_library_comes_without_plots_and_widgets():
     code = "import sys, usrlib; print([m for m in ('matplotlib', 'ipywidgets', 'IPython') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_the_readme_quotes_the_committed_benchmark():
+    result = json.loads((ROOT / "figures" / "benchmark.json").read_text(encoding="utf-8"))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"{result['median_solve_ratio']:.1f} times faster" in readme
+    assert f"{result['least_solve_ratio']:.1f} at the least" in readme
+    assert f"{result['median_setup_ratio']:.1f} times faster to set up" in readme
+    assert all(result["targets"].values())
