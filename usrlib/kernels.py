@@ -188,6 +188,8 @@ def normal_equations(x, y, scale, size=25, borders="interior"):
         first = -(-before // scale)
         x = x[..., scale * first - before :, scale * first - before :]
         y = y[..., first:, first:]
+    if min(x.shape[-2:]) < size:
+        raise ValueError(f"size must leave pixels of y whose window lies inside x; {size} leaves none")
     windows = x.unfold(-2, size, scale).unfold(-2, size, scale)          # (N, C, h', w', size, size)
     y = y[..., : windows.shape[2], : windows.shape[3]]
     gram, moment = x.new_zeros(size**2, size**2), x.new_zeros(size**2)
