@@ -16,7 +16,7 @@ test: $(READY)             ## lint, unit tests, every notebook under strict comp
 	USRLIB_LEDGER=$(LEDGER) $(BIN)/pytest tests/test_ledger.py
 
 notebooks: $(READY)        ## run every notebook in place, rewrite figures/ and the table of equations
-	CUDA_VISIBLE_DEVICES= $(BIN)/python notebooks/build.py
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python notebooks/build.py
 
 benchmark: $(READY)        ## time the data step and the explorers; writes figures/benchmark.json and .png
 	CUDA_VISIBLE_DEVICES= $(BIN)/python tests/benchmark.py

@@ -32,8 +32,7 @@ def gaussian_kernel(size, variances, angle=0.0, shift=(0.0, 0.0)):
     check_count("size", size)
     check_pair("variances", variances, positive=True)
     check_pair("shift", shift)
-    if isinstance(angle, bool) or not isinstance(angle, (int, float)) or not math.isfinite(angle):
-        raise TypeError(f"angle must be a finite number, in radians; got {angle!r}")
+    check_pair("angle", (angle, 0.0))
     axis = torch.arange(size, dtype=torch.float64) - size // 2
     dy, dx = torch.meshgrid(axis - shift[0], axis - shift[1], indexing="ij")
     along = math.cos(angle) * dx + math.sin(angle) * dy

@@ -70,11 +70,13 @@ def _alternate(solve, x, prior, levels):
     for alpha, beta in levels:
         z = solve(x, alpha)
         x = prior(z, beta)
+        if not isinstance(x, torch.Tensor) or x.shape != z.shape or x.dtype != z.dtype:
+            raise TypeError("prior must return a tensor of the shape and dtype of z")
         yield Step(z, x, alpha, beta)
 
 
 def total_variation(z, beta, iterations=100):
-    """The exact prior step for Φ = total variation: argmin_x |z - x|^2 / 2 + beta^2 TV(x), channel by channel.
+    """The prior step for Φ = total variation: argmin_x |z - x|^2 / 2 + beta^2 TV(x), channel by channel.
 
     The Rudin-Osher-Fatemi problem with weight beta^2, by Chambolle's projections (scikit-image), on the CPU,
     not differentiable. z: (N, C, H, W). beta: number >= 0. iterations: more is closer to exact.

@@ -96,7 +96,8 @@ def check_generator(generator):
 
 def check_pair(name, pair, *, positive=False):
     """Two finite numbers, above 0 where positive."""
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(isinstance(value, Real) for value in pair):
+    numbers = isinstance(pair, (tuple, list)) and all(isinstance(v, Real) and not isinstance(v, bool) for v in pair)
+    if not numbers or len(pair) != 2:
         raise TypeError(f"{name} must be two numbers; got {pair!r}")
     if not all(math.isfinite(value) for value in pair) or (positive and min(pair) <= 0):
         raise ValueError(f"{name} must be two finite numbers{' above 0' if positive else ''}; got {pair!r}")
@@ -113,8 +114,8 @@ def _check_tensor(name, x, layout):
         raise TypeError(f"{name} must be a torch tensor {layout}; got {type(x).__name__}")
     if x.ndim != 4:
         raise ValueError(f"{name} must have shape {layout}; got {_shape(x)}")
-    if not x.is_floating_point():
-        raise TypeError(f"{name} must be a floating-point tensor; got {x.dtype}")
+    if x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{name} must be float32 or float64; got {x.dtype}")
     if x.numel() == 0:
         raise ValueError(f"{name} must not be empty; got {_shape(x)}")
     if not torch.isfinite(x).all():

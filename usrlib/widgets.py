@@ -34,8 +34,8 @@ class Explorer:
 
     def __init__(self, compute, controls, continuous=True):
         self.compute, self.controls = compute, controls
-        self.picture = ipywidgets.Image(format="png", layout=ipywidgets.Layout(width="100%", max_width="1240px"))
-        self.readout = ipywidgets.Label()
+        self.picture = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="98%", object_fit="contain"))
+        self.readout = ipywidgets.HTML()
         for control in controls.values():
             control.style.description_width = "170px"
             control.layout.width = "520px"
