@@ -63,10 +63,11 @@ def hqs(y, k, scale, sigma, prior, lam, mu):
     for value in path:
         check_level("mu", value, positive=True)
     levels = [(max(value * float(sigma) ** 2, ALPHA_FLOOR), math.sqrt(lam / value)) for value in path]
-    return _alternate(solve, bicubic_upsample(y, scale), prior, levels)
+    return alternate(solve, bicubic_upsample(y, scale), prior, levels)
 
 
-def _alternate(solve, x, prior, levels):
+def alternate(solve, x, prior, levels):
+    """The loop itself, from x on: a `Step` for every (alpha, beta) of levels. Notebook 05 trains it."""
     for alpha, beta in levels:
         z = solve(x, alpha)
         x = prior(z, beta)

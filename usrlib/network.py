@@ -1,0 +1,236 @@
+"""USRNet: the splitting loop with a network as its prior, trained through all iterations.
+
+    x_0 = y enlarged;   z_k = D(x_{k-1}, α_k),   x_k = P(z_k, β_k),   k = 1 ... K;   (α, β) = H(σ, s)
+
+D is the data step of `data_step.py` and has no parameters. P is one denoiser for all iterations, H three small
+layers (Zhang, Van Gool, Timofte, CVPR 2020, section 4). Derived and built by hand in notebook 05.
+"""
+
+import hashlib
+import json
+import re
+from itertools import pairwise
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as serialise
+from torch import nn
+
+from .data_step import DataStep
+from .splitting import alternate
+from .validation import check_count, check_kernel_sum, check_level
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(relu(conv(x))), 3x3, no biases."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+
+    def forward(self, x):
+        return x + self.conv2(F.relu(self.conv1(x)))
+
+
+class ResUNet(nn.Module):
+    """P, the prior: a U-shaped denoiser that is told the noise level.
+
+    channels: width at full, half, quarter, ... size. blocks: residual blocks at each size, down and up.
+    Nothing has a bias, and nothing but the blocks an activation: P(c z, c β) = c P(z, β) for c > 0.
+    """
+
+    def __init__(self, channels=(64, 128, 256, 512), blocks=2):
+        super().__init__()
+        steps = list(pairwise(channels))
+        self.head = nn.Conv2d(4, channels[0], 3, padding=1, bias=False)
+        self.down = nn.ModuleList(
+            nn.Sequential(*_blocks(fine, blocks), nn.Conv2d(fine, coarse, 2, stride=2, bias=False))
+            for fine, coarse in steps
+        )
+        self.body = nn.Sequential(*_blocks(channels[-1], blocks))
+        self.up = nn.ModuleList(
+            nn.Sequential(nn.ConvTranspose2d(coarse, fine, 2, stride=2, bias=False), *_blocks(fine, blocks))
+            for fine, coarse in reversed(steps)
+        )
+        self.tail = nn.Conv2d(channels[0], 3, 3, padding=1, bias=False)
+        self.to(memory_format=torch.channels_last)        # what the convolutions of CPUs and GPUs are fastest with
+
+    def forward(self, z, beta):
+        """z: (N, 3, H, W), noisy. beta: its noise level, (N, 1, 1, 1). Returns (N, 3, H, W), any H and W."""
+        height, width = z.shape[-2:]
+        missing = [-side % 2 ** len(self.down) for side in (width, height)]
+        x = torch.cat([z, beta.expand(-1, 1, height, width)], dim=1)
+        if any(missing):
+            x = F.pad(x, (0, missing[0], 0, missing[1]), mode="replicate")
+        x = self.head(x.contiguous(memory_format=torch.channels_last))
+        skips = []
+        for down in self.down:
+            skips.append(x)
+            x = down(x)
+        x = x + self.body(x)
+        for up in self.up:
+            x = up(x) + skips.pop()
+        return self.tail(x)[..., :height, :width].to(z.dtype)
+
+
+def _blocks(channels, count):
+    return [ResidualBlock(channels) for _ in range(count)]
+
+
+class HyperParameterNet(nn.Module):
+    """H: from noise level and scale to a penalty α_k and a noise level β_k for every iteration.
+
+    Three fully connected layers, the last followed by softplus and + 1e-6: everything that comes out is above 0.
+    """
+
+    def __init__(self, iterations=8, hidden=64):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(2, hidden), nn.ReLU(),
+            nn.Linear(hidden, hidden), nn.ReLU(),
+            nn.Linear(hidden, 2 * iterations), nn.Softplus(),
+        )
+
+    def forward(self, sigma, scale):
+        """sigma: (N, 1, 1, 1), on the scale of the image. scale: int. Returns α and β, each (K, N, 1, 1, 1)."""
+        sigma = sigma.reshape(-1, 1)
+        values = self.layers(torch.cat([sigma, torch.full_like(sigma, scale)], dim=1)) + 1e-6
+        alpha, beta = values.T.view(*values.T.shape, 1, 1, 1).chunk(2)
+        return alpha, beta
+
+
+class USRNet(nn.Module):
+    """Deep unfolding network for super-resolution: one model for every scale, kernel and noise level.
+
+    iterations: K. channels, blocks: of the prior (`ResUNet`). hidden: width of H. The defaults are the paper's
+    network of 17,016,016 parameters; its tiny one, of 590,332, is USRNet(6, (16, 32, 64, 64), hidden=32).
+    Under torch.autocast only the prior runs in reduced precision; D and H keep the precision of y.
+    """
+
+    def __init__(self, iterations=8, channels=(64, 128, 256, 512), blocks=2, hidden=64):
+        super().__init__()
+        for name, value in (("iterations", iterations), ("blocks", blocks), ("hidden", hidden)):
+            check_count(name, value)
+        if not isinstance(channels, (tuple, list)) or not channels:
+            raise TypeError(f"channels must be a tuple of widths, one a size; got {channels!r}")
+        for width in channels:
+            check_count("channels", width)
+        self.prior = ResUNet(channels, blocks)
+        self.hyper = HyperParameterNet(iterations, hidden)
+
+    def forward(self, y, k, scale, sigma):
+        """The restored picture x_K: (N, 3, scale h, scale w), in the dtype of the parameters.
+
+        y: (N, 3, h, w) in [0, 1]. k: (1 or N, 1, kh, kw), sum 1, no larger than the result. scale: int >= 1.
+        sigma: noise of y, on the scale of y: a number >= 0 or (N, 1, 1, 1).
+        Raises ValueError or TypeError that names the argument; warns where k does not sum to 1.
+        """
+        for step in self._unfold(y, k, scale, sigma):
+            x = step.x
+        return x
+
+    def trajectory(self, y, k, scale, sigma):
+        """Every iteration as a `Step` (z, x, alpha, beta), alpha and beta (N, 1, 1, 1). Arguments as for a call."""
+        return list(self._unfold(y, k, scale, sigma))
+
+    def _unfold(self, y, k, scale, sigma):
+        with torch.autocast(y.device.type if isinstance(y, torch.Tensor) else "cpu", enabled=False):
+            solve = DataStep(y, k, scale)
+            check_kernel_sum("k", k)
+            if y.shape[1] != 3:
+                raise ValueError(f"y must have 3 channels; got {y.shape[1]} (repeat a grey picture three times)")
+            if y.dtype != self.prior.head.weight.dtype:
+                raise TypeError(f"y must have the dtype of the network, {self.prior.head.weight.dtype}; got {y.dtype}")
+            check_level("sigma", sigma, batch=y.shape[0])
+            sigma = torch.as_tensor(sigma, dtype=y.dtype, device=y.device).expand(y.shape[0], 1, 1, 1)
+            levels = zip(*self.hyper(sigma, scale), strict=True)
+        start = F.interpolate(y, scale_factor=scale, mode="nearest")
+        return alternate(solve, start, self.prior, levels)
+
+
+def save_weights(model, path, card):
+    """Write weights as `path` (.safetensors) and their card beside it (.json), with the SHA-256 of the weights.
+
+    model: a USRNet or ResUNet; its tensors keep their dtype. card: a dict of whatever a user should know of them.
+    """
+    path = Path(path)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    path.write_bytes(serialise(tensors))
+    card = card | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    path.with_suffix(".json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def load_usrnet(name_or_path):
+    """A trained USRNet, float32 on the CPU, in evaluation mode, its parameters frozen.
+
+    name_or_path: the name of weights that come with the library ("tiny"), or a file: .safetensors, or the
+    authors' .pth. The architecture is read off the tensors. Bundled weights, and any with a card beside them, must
+    have the SHA-256 that the card gives. Nothing in a file is ever executed.
+    Raises FileNotFoundError where there is no such file, ValueError where it is damaged, altered or no USRNet.
+    """
+    path, state = _read(name_or_path)
+    try:
+        blocks = len([key for key in state if re.fullmatch(r"prior\.body\.\d+\.conv1\.weight", key)])
+        strided = [key for key in state if re.fullmatch(rf"prior\.down\.\d+\.{blocks}\.weight", key)]
+        channels = [state[key].shape[0] for key in ("prior.head.weight", *sorted(strided))]
+        hidden, iterations = state["hyper.layers.0.weight"].shape[0], state["hyper.layers.4.weight"].shape[0] // 2
+        model = USRNet(iterations, channels, blocks, hidden)
+        model.load_state_dict(state)
+    except (KeyError, IndexError, ValueError, RuntimeError) as error:
+        raise ValueError(f"name_or_path must hold the weights of a USRNet; {path.name} does not: {error}") from error
+    return model.requires_grad_(False).eval()
+
+
+def _read(name_or_path):
+    """The file meant, and its tensors by the names of this module, in float32."""
+    if not isinstance(name_or_path, (str, Path)):
+        raise TypeError(f"name_or_path must be a name or a path; got {type(name_or_path).__name__}")
+    path = WEIGHTS / f"{name_or_path}.safetensors"
+    if not path.is_file():
+        path = Path(name_or_path)
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in WEIGHTS.glob("*.safetensors")))
+        raise FileNotFoundError(f"name_or_path must be one of {known}, or a file; got {str(name_or_path)!r}")
+    card = path.with_suffix(".json")
+    if card.is_file():
+        expected = json.loads(card.read_text(encoding="utf-8")).get("sha256")
+        if expected != hashlib.sha256(path.read_bytes()).hexdigest():
+            raise ValueError(f"name_or_path: {path.name} is not the file that its card {card.name} describes")
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = _from_authors(torch.load(path, map_location="cpu", weights_only=True))
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError, TypeError, AttributeError) as error:
+        raise ValueError(f"name_or_path: {path.name} is damaged or no file of weights: {error}") from error
+    for key, tensor in state.items():
+        if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+            raise ValueError(f"name_or_path: {path.name} holds values in {key} that are not finite numbers")
+    return path, {key: tensor.float() for key, tensor in state.items()}
+
+
+# The authors' names and ours. Their upward path counts from fine to coarse, ours in the order of execution.
+_AUTHORS = (
+    (r"p\.m_(head|tail|body)\.", r"prior.\1."),
+    (r"p\.m_down(\d)\.", lambda found: f"prior.down.{int(found[1]) - 1}."),
+    (r"p\.m_up(\d)\.", lambda found: f"prior.up.{3 - int(found[1])}."),
+    (r"\.res\.(0|2)\.", lambda found: f".conv{1 + int(found[1]) // 2}."),
+    (r"h\.mlp\.", "hyper.layers."),
+)
+
+
+def _from_authors(state):
+    """The authors' state dict under our names; their fully connected layers are 1x1 convolutions."""
+    renamed = {}
+    for key, tensor in state.items():
+        for pattern, name in _AUTHORS:
+            key = re.sub(pattern, name, key)
+        renamed[key] = tensor.flatten(1) if key.startswith("hyper.") and tensor.ndim == 4 else tensor
+    return renamed

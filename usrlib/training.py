@@ -1,0 +1,573 @@
+"""Training USRNet: `python -m usrlib.training --images FOLDER_OR_TAR --config tiny --out FOLDER`.
+
+The photographs are decoded once, into one array of bytes on the device; crops, kernels, noise and the degradation
+itself are made there, a batch at a time. Every sample is a function of (seed, step, its index in the batch) alone:
+a run continues after a kill as if nothing had happened, and several processes share a batch without talking.
+"""
+
+import argparse
+import copy
+import csv
+import io
+import math
+import os
+import platform
+import re
+import subprocess
+import tarfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields, replace
+from hashlib import sha256
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from PIL import Image
+from torch import nn
+from tqdm import tqdm
+
+from .degradation import blur
+from .kernels import motion_kernel
+from .metrics import psnr
+from .network import ResUNet, USRNet, load_usrnet, save_weights
+from .validation import check_count, check_level, trusted_values
+
+KERNEL_SIZE = 25                   # pixels
+MOTION_SEEDS = range(1000, 3048)   # kernels rendered before training; those of the benchmark have seeds below 1000
+HELD_OUT = 32                      # one photograph in so many is never trained on
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True)
+class Config:
+    """All that decides the result of a run, the photographs apart. Noise is in 255ths, sizes in pixels."""
+
+    iterations: int = 6                 # K; 0 trains the prior alone, as a denoiser
+    channels: tuple = (16, 32, 64, 64)
+    blocks: int = 2
+    hidden: int = 32
+    scales: tuple = (1, 2, 3, 4)        # one a batch, in turn
+    noise: float = 25.0                 # sigma is uniform from 0 to this ...
+    noiseless: float = 0.25             # ... except for this fraction of the samples, where it is 0
+    eight_bit: float = 0.5              # fraction blurred to 8 bits, truncated, as the authors' code does
+    crop: int = 96                      # of the sharp picture
+    batch: int = 48                     # over all processes
+    steps: int = 100_000
+    learning_rate: float = 1e-3         # after the warm-up; then a cosine down to a hundredth of it
+    warmup: int = 500
+    clip: float = 1.0                   # of the gradient's norm
+    average: float = 0.999              # decay of the moving average of the weights, which is what is kept
+    bf16: bool = True                   # the prior in bfloat16; the data step never is
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("channels", "scales"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))      # JSON and the command line give lists
+            for value in getattr(self, name):
+                check_count(name, value)
+        for name in ("blocks", "hidden", "crop", "batch", "steps"):
+            check_count(name, getattr(self, name))
+        for name in ("iterations", "warmup", "seed"):
+            check_count(name, getattr(self, name), least=0)
+        for name in ("learning_rate", "clip"):
+            check_level(name, getattr(self, name), positive=True)
+        for name in ("noise", "noiseless", "eight_bit", "average"):
+            check_level(name, getattr(self, name))
+        multiple = math.lcm(2 ** (len(self.channels) - 1), *self.scales)
+        if self.crop % multiple or self.crop < KERNEL_SIZE:
+            raise ValueError(f"crop must be a multiple of {multiple}, at least {KERNEL_SIZE}; got {self.crop}")
+
+    def rate(self, step):
+        """The learning rate of a step: linear warm-up, then half a cosine."""
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / self.warmup
+        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.learning_rate * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
+
+
+CONFIGS = {
+    "tiny": Config(),
+    "full": Config(iterations=8, channels=(64, 128, 256, 512), hidden=64, steps=200_000, learning_rate=2e-4),
+    "denoiser": Config(iterations=0, scales=(1,), noise=50.0, noiseless=0.0, eight_bit=0.0, steps=20_000),
+}
+
+
+# --- Chance ------------------------------------------------------------------------------------------------------
+
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64     # as signed integers of 64 bits, whose products wrap around
+_MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
+_MIX_2 = 0x94D049BB133111EB - 2**64
+
+
+class Dice:
+    """Random numbers that are a function of (seed, step, index): the generator SplitMix64, one for every sample.
+
+    seed, step: ints. index: int64 tensor (N,), the samples' places in the global batch; its device is used.
+    Each throw has a name, so that adding one changes none of the others.
+    (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014.)
+    """
+
+    def __init__(self, seed, step, index):
+        key = torch.zeros_like(index)
+        for number in (seed, step, index):
+            key = _mix(key + (torch.as_tensor(number) + 1) * _GOLDEN)
+        self.key = key
+
+    def bits(self, name, *shape):
+        """64 random bits for every sample and entry: int64 (N, *shape)."""
+        stream = _mix(self.key + int.from_bytes(sha256(name.encode()).digest()[:7], "big"))
+        counter = torch.arange(1, math.prod(shape) + 1, device=stream.device)
+        return _mix(stream[:, None] + counter * _GOLDEN).view(-1, *shape)
+
+    def uniform(self, name, *shape, low=0.0, high=1.0):
+        """Uniform on [low, high): float32 (N, *shape)."""
+        return low + (high - low) * ((self.bits(name, *shape) >> 40) & 0xFFFFFF).float() / 2**24
+
+    def chance(self, name, probability, *shape):
+        """True with the given probability: bool (N, *shape)."""
+        return self.uniform(name, *shape) < probability
+
+    def below(self, name, count):
+        """An integer from 0 to count - 1, count an int or an int64 tensor (N,): int64 (N,)."""
+        return ((self.bits(name) >> 32) & 0xFFFFFFFF) * count >> 32
+
+    def normal(self, name, *shape):
+        """Standard normal, after Box and Muller: float32 (N, *shape)."""
+        bits = self.bits(name, *shape)
+        radius = (-2 * ((((bits >> 32) & 0xFFFFFFFF) + 1).float() / 2**32).log()).sqrt()
+        return radius * (math.tau * (bits & 0xFFFFFFFF).float() / 2**32).cos()
+
+
+def _mix(x):
+    x = (x ^ ((x >> 30) & (1 << 34) - 1)) * _MIX_1       # masked: >> copies the sign
+    x = (x ^ ((x >> 27) & (1 << 37) - 1)) * _MIX_2
+    return x ^ ((x >> 31) & (1 << 33) - 1)
+
+
+# --- Pairs -------------------------------------------------------------------------------------------------------
+
+class Photographs:
+    """Photographs of any sizes as one array of bytes on a device.
+
+    arrays: uint8 (H, W, 3), a non-empty list. source: what the weights' card says of them.
+    """
+
+    def __init__(self, arrays, device="cpu", source="arrays"):
+        arrays = list(arrays)
+        if not arrays or any(array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 for array in arrays):
+            raise ValueError("arrays must be a non-empty list of uint8 arrays (H, W, 3)")
+        sizes = [array.shape[0] * array.shape[1] for array in arrays]
+        self.pixels = torch.empty(sum(sizes), 3, dtype=torch.uint8, device=device)
+        self.start = torch.tensor([0, *accumulate(sizes)], device=device)
+        self.height, self.width = torch.tensor([array.shape[:2] for array in arrays], device=device).T
+        self.smallest = min(min(array.shape[:2]) for array in arrays)
+        for array, start in zip(arrays, accumulate([0, *sizes]), strict=False):
+            self.pixels[start : start + array.shape[0] * array.shape[1]] = torch.tensor(array).view(-1, 3)
+        self.source = f"{source}: {len(arrays)} pictures, {sum(sizes) / 1e6:.1f} megapixels"
+
+    def crops(self, dice, size):
+        """A random crop for every sample, turned and mirrored at random: float32 (N, 3, size, size)."""
+        place = dice.below("photograph", self.start[-1])                       # a large picture is chosen more often
+        photo = torch.searchsorted(self.start, place, right=True) - 1
+        width = self.width[photo]
+        top = dice.below("top", self.height[photo] - size + 1)
+        left = dice.below("left", width - size + 1)
+        rows, columns = torch.meshgrid(*[torch.arange(size, device=place.device)] * 2, indexing="ij")
+        index = (self.start[photo] + top * width + left).view(-1, 1, 1) + rows * width.view(-1, 1, 1) + columns
+        return _turn(dice, "photograph", self.pixels[index].permute(0, 3, 1, 2).float() / 255)
+
+
+def read_photographs(paths, device="cpu"):
+    """Folders and tar files of photographs -> two `Photographs`, (to train on, held out).
+
+    One photograph in HELD_OUT is held out, by a hash of its name; tiles of one photograph, NAME_row_column, stay
+    together. Raises ValueError where there are none or one cannot be read.
+    """
+    files = {name: data for path in paths for name, data in _files(Path(path))}
+    if not files:
+        raise ValueError(f"images must hold pictures, {' '.join(PICTURES)}; found none in {' '.join(map(str, paths))}")
+    with ThreadPoolExecutor() as pool:
+        arrays = dict(zip(files, tqdm(pool.map(_decode, *zip(*files.items(), strict=True)), "decoding", len(files),
+                                      leave=False), strict=True))
+    source = ", ".join(Path(path).name for path in paths)
+    kept = [name for name in arrays if not _is_held_out(name)]
+    held_out = [name for name in arrays if _is_held_out(name)]
+    if not kept or not held_out:
+        raise ValueError(f"images must be enough to hold out about one in {HELD_OUT}; got {len(arrays)}")
+    return tuple(Photographs([arrays[name] for name in names], device, source) for names in (kept, held_out))
+
+
+def _files(path):
+    """(name, bytes) of every picture in a folder or a tar file, in the order of their names."""
+    if path.is_dir():
+        names = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURES)
+        yield from ((str(file.relative_to(path)), file.read_bytes()) for file in names)
+        return
+    if not path.is_file() or not tarfile.is_tarfile(path):
+        raise ValueError(f"images must be folders or tar files; got {path}")
+    with tarfile.open(path) as archive:
+        members = sorted((member for member in archive if Path(member.name).suffix.lower() in PICTURES),
+                         key=lambda member: member.name)
+        yield from ((member.name, archive.extractfile(member).read()) for member in members)
+
+
+def _decode(name, data):
+    try:
+        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    except OSError as error:
+        raise ValueError(f"images holds {name}, which cannot be read: {error}") from error
+
+
+def _is_held_out(name):
+    photograph = re.sub(r"(_\d+)+$", "", Path(name).stem)
+    return int.from_bytes(sha256(photograph.encode()).digest()[:8], "big") % HELD_OUT == 0
+
+
+def _turn(dice, what, x):
+    """One of the eight symmetries of the square for every sample of (N, C, size, size)."""
+    x = torch.where(dice.chance(f"{what} transposed", 0.5, 1, 1, 1), x.mT, x)
+    x = torch.where(dice.chance(f"{what} upside down", 0.5, 1, 1, 1), x.flip(-2), x)
+    return torch.where(dice.chance(f"{what} mirrored", 0.5, 1, 1, 1), x.flip(-1), x)
+
+
+class Batch(NamedTuple):
+    """What one training step sees: x, y, k as everywhere, scale an int, sigma (N, 1, 1, 1)."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+    k: torch.Tensor
+    scale: int
+    sigma: torch.Tensor
+
+
+class Sampler:
+    """Degraded photographs for training: sampler(step, index) -> Batch.
+
+    photographs: Photographs. config: Config. Kernels are half Gaussian, of two widths from sqrt(0.4) to sqrt(12)
+    pixels, half of these off the centre by up to 1.5 pixels either way, and half camera shake.
+    """
+
+    def __init__(self, photographs, config):
+        if photographs.smallest < config.crop:
+            raise ValueError(f"crop must not exceed the smallest picture, {photographs.smallest}; got {config.crop}")
+        self.photographs, self.config, self.device = photographs, config, photographs.pixels.device
+        if config.iterations:
+            shakes = [motion_kernel(KERNEL_SIZE, torch.Generator().manual_seed(n)) for n in MOTION_SEEDS]
+            self.shakes = torch.cat(shakes).float().to(self.device)
+
+    def __call__(self, step, index):
+        """step: int. index: the samples' places in the global batch, a range or an int64 tensor."""
+        config = self.config
+        dice = Dice(config.seed, step, torch.as_tensor(list(index), device=self.device))
+        x = self.photographs.crops(dice, config.crop)
+        sigma = dice.uniform("sigma", 1, 1, 1, high=config.noise / 255)
+        sigma = torch.where(dice.chance("noiseless", config.noiseless, 1, 1, 1), 0.0, sigma)
+        scale = config.scales[step % len(config.scales)]
+        if config.iterations:
+            k = torch.where(dice.chance("shake", 0.5, 1, 1, 1), self._motion(dice), _gaussian(dice))
+            with trusted_values():
+                blurred = blur(x, k)
+            truncated = (255 * blurred.clamp(0, 1)).floor() / 255
+            blurred = torch.where(dice.chance("eight bit", config.eight_bit, 1, 1, 1), truncated, blurred)
+        else:
+            k, blurred = x.new_ones(1, 1, 1, 1), x
+        y = blurred[..., ::scale, ::scale]
+        return Batch(x, y + sigma * dice.normal("noise", *y.shape[1:]), k, scale, sigma)
+
+    def _motion(self, dice):
+        return _turn(dice, "shake", self.shakes[dice.below("which shake", len(self.shakes))])
+
+
+def _gaussian(dice):
+    """`kernels.gaussian_kernel` for every sample: float32 (N, 1, KERNEL_SIZE, KERNEL_SIZE)."""
+    widths = dice.uniform("widths", 2, 1, 1, low=0.4**0.5, high=12**0.5)
+    angle = dice.uniform("angle", 1, 1, high=math.pi)
+    shift = dice.uniform("shift", 2, 1, 1, low=-1.5, high=1.5) * dice.chance("shifted", 0.5, 1, 1, 1)
+    axis = torch.arange(KERNEL_SIZE, device=angle.device) - KERNEL_SIZE // 2
+    dy, dx = axis[:, None] - shift[:, 0], axis - shift[:, 1]
+    along, across = angle.cos() * dx + angle.sin() * dy, angle.cos() * dy - angle.sin() * dx
+    k = (-0.5 * ((along / widths[:, 0]) ** 2 + (across / widths[:, 1]) ** 2)).exp()
+    return (k / k.sum((-2, -1), keepdim=True)).unsqueeze(1)
+
+
+# --- The loop ----------------------------------------------------------------------------------------------------
+
+class Diverged(RuntimeError):
+    """The loss or a gradient is no longer finite, or the loss has risen far above what it was."""
+
+
+class Trainer:
+    """A network in training: `step` by step, with everything that a checkpoint must hold.
+
+    config: Config. photographs: Photographs; their device is where all of it happens. model: what to train further,
+    or None for a new one. rank, world: this process and how many there are (torch.distributed).
+    """
+
+    def __init__(self, config, photographs, model=None, rank=0, world=1):
+        if config.batch % world:
+            raise ValueError(f"batch must be a multiple of the number of processes, {world}; got {config.batch}")
+        self.config, self.sampler, self.world = config, Sampler(photographs, config), world
+        self.index = range(rank * config.batch // world, (rank + 1) * config.batch // world)
+        self.model = (model or new_model(config)).to(self.sampler.device).requires_grad_(True).train()
+        self.averaged = copy.deepcopy(self.model).requires_grad_(False).eval()
+        self.parallel = nn.parallel.DistributedDataParallel(self.model) if world > 1 else self.model
+        self.optimiser = torch.optim.Adam(self.model.parameters(), config.learning_rate)
+        self.done = 0                                   # steps
+        self.seconds = 0.0                              # of training, over all resumed parts
+        self.sums = torch.zeros(3, device=self.sampler.device)     # of loss, gradient norm, steps since `report`
+
+    def step(self):
+        """One batch, one change of the weights. Nothing here waits for the device."""
+        config = self.config
+        batch = self.sampler(self.done, self.index)
+        for group in self.optimiser.param_groups:
+            group["lr"] = config.rate(self.done)
+        loss = (predict(self.parallel, batch, config.bf16) - batch.x).abs().mean()
+        self.optimiser.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        self.optimiser.step()
+        self.done += 1
+        # Young averages forget faster, or the untrained weights would linger in them.
+        weight = 1 - min(config.average, (1 + self.done) / (10 + self.done))
+        torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), weight)
+        self.sums += torch.stack([loss.detach(), norm, torch.ones_like(norm)])
+
+    def report(self):
+        """Mean loss and gradient norm since the last report; raises `Diverged` where they are not finite."""
+        sums = self.sums.clone()
+        if self.world > 1:
+            dist.all_reduce(sums)
+        loss, norm = (sums[:2] / sums[2]).tolist()
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise Diverged(f"loss {loss}, gradient norm {norm} in the steps up to {self.done}")
+        self.sums.zero_()
+        return loss, norm
+
+    def state(self):
+        """All that the rest of the run depends on. There is no state of a random generator: see `Dice`."""
+        return {
+            "config": asdict(self.config), "done": self.done, "seconds": self.seconds,
+            "model": self.model.state_dict(), "averaged": self.averaged.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+
+    def restore(self, state):
+        """Continue from a `state`; ValueError where it belongs to another configuration."""
+        theirs, ours = Config(**state["config"]), self.config
+        different = [field.name for field in fields(Config) if getattr(theirs, field.name) != getattr(ours, field.name)]
+        if different:
+            raise ValueError(f"config must be that of the checkpoint; it differs in {', '.join(different)}")
+        self.model.load_state_dict(state["model"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.done, self.seconds = state["done"], state["seconds"]
+
+    def agree(self, flag):
+        """Whether the first process says so: the clocks of several need not agree."""
+        if self.world == 1:
+            return flag
+        answer = torch.tensor(float(flag), device=self.sampler.device)
+        dist.broadcast(answer, src=0)
+        return bool(answer.item())
+
+
+def new_model(config):
+    """A network of `config`'s architecture, near the loop it is to become: its prior changes little, α and β are small.
+
+    The way from head to tail passes the picture on, what is added to it on the way is a tenth of PyTorch's default;
+    H starts at α = 0.01 and β = 0.05 for everything. Seeded by config.seed.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = USRNet(config.iterations, config.channels, config.blocks, config.hidden) if config.iterations else \
+            ResUNet(config.channels, config.blocks)
+    prior = model.prior if config.iterations else model
+    with torch.no_grad():
+        for name, weight in prior.named_parameters():
+            if "conv2" in name or (name.startswith("up") and name.endswith(".0.weight")):
+                weight.mul_(0.1)
+        for layer in (prior.head, prior.tail):
+            layer.weight[:3].mul_(0.1)
+            layer.weight[range(3), range(3), 1, 1] += 1
+        if config.iterations:
+            last = model.hyper.layers[4]
+            last.weight.mul_(0.1)
+            last.bias.copy_(torch.tensor([0.01, 0.05]).expm1().log().repeat_interleave(config.iterations))
+    return model
+
+
+def predict(model, batch, bf16=False):
+    """The model's guess at batch.x: a USRNet is asked to invert the degradation, a ResUNet to denoise."""
+    with trusted_values(), torch.autocast(batch.y.device.type, torch.bfloat16, enabled=bf16):
+        module = getattr(model, "module", model)
+        return model(batch.y, batch.sigma) if isinstance(module, ResUNet) else \
+            model(batch.y, batch.k, batch.scale, batch.sigma)
+
+
+@torch.no_grad()
+def held_out_psnr(model, photographs, config, count=16):
+    """PSNR in dB at each of config.scales, over `count` samples that training never sees: a list of floats."""
+    sampler = Sampler(photographs, replace(config, seed=config.seed + 1))
+    batches = (sampler(step, range(count)) for step in range(len(config.scales)))
+    return [psnr(predict(model, batch).clamp(0, 1), batch.x) for batch in batches]
+
+
+COLUMNS = ("step", "seconds", "loss", "gradient_norm", "learning_rate", "images_per_second", "held_out_psnr")
+
+
+def run(trainer, held_out, out, *, resume=False, time_limit=math.inf, report_every=100, save_every=1000, writes=True):
+    """Train to the end of trainer.config, or stop with a checkpoint before `time_limit` seconds are over.
+
+    held_out: Photographs to measure on. out: folder for checkpoint.pt, log.csv, and the averaged weights with their
+    card. resume: continue from the checkpoint there. report_every, save_every: steps, the second a multiple of the
+    first. writes: whether this process does. Returns True where the run is complete.
+    Raises `Diverged`, with the last good checkpoint left in place; FileExistsError, ValueError.
+    """
+    out, config, begin = Path(out), trainer.config, time.perf_counter()
+    checkpoint, log = out / "checkpoint.pt", out / "log.csv"
+    check_count("report_every", report_every)
+    if save_every % report_every:
+        raise ValueError(f"save_every must be a multiple of report_every, {report_every}; got {save_every}")
+    rows = []
+    if resume:
+        if not checkpoint.is_file():
+            raise ValueError(f"out must hold the checkpoint to resume from; {out} does not")
+        trainer.restore(torch.load(checkpoint, map_location=trainer.sampler.device, weights_only=True))
+        with log.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if int(row["step"]) <= trainer.done]
+    elif checkpoint.exists():
+        raise FileExistsError(f"out holds a checkpoint already, in {out}: resume it, or choose another folder")
+    out.mkdir(parents=True, exist_ok=True)
+
+    progress = tqdm(total=config.steps, initial=trainer.done, unit="step", disable=not writes)
+    while trainer.done < config.steps:
+        start = time.perf_counter()
+        steps = min(report_every - trainer.done % report_every, config.steps - trainer.done)
+        for _ in range(steps):
+            trainer.step()
+            progress.update()
+        loss, norm = trainer.report()
+        best = min((float(row["loss"]) for row in rows), default=math.inf)
+        if trainer.done > config.warmup and loss > 3 * best:
+            raise Diverged(f"the mean loss has been {best:.4f} and is {loss:.4f} at step {trainer.done}")
+        duration = time.perf_counter() - start
+        trainer.seconds += duration
+        stop = trainer.agree(time.perf_counter() - begin + duration > time_limit) or trainer.done == config.steps
+        saves = stop or trainer.done % save_every == 0
+        scores = [f"{value:.3f}" for value in held_out_psnr(trainer.averaged, held_out, config)] if saves else []
+        speed = steps * config.batch / duration
+        progress.set_postfix_str(f"loss {loss:.4f}, {speed:.0f} images/s")
+        rate = config.rate(trainer.done - 1)
+        values = (trainer.done, f"{trainer.seconds:.1f}", f"{loss:.6f}", f"{norm:.4f}", f"{rate:.3e}", f"{speed:.1f}")
+        rows.append(dict(zip(COLUMNS, (*values, " ".join(scores)), strict=True)))
+        if writes:
+            _replace(log, _as_csv(rows))
+            if saves:
+                buffer = io.BytesIO()
+                torch.save(trainer.state(), buffer)
+                _replace(checkpoint, buffer.getvalue())
+                save_weights(trainer.averaged, out / "weights.safetensors", card(trainer, rows))
+        if stop:
+            break
+    progress.close()
+    return trainer.done == config.steps
+
+
+def _as_csv(rows):
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _replace(path, data):
+    """Write a file so that a kill leaves either the old one or the new one, whole."""
+    draft = path.with_suffix(path.suffix + ".draft")
+    with draft.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def card(trainer, rows):
+    """What a user should know of the weights, as a dict: architecture, data, code, hardware, schedule, curve."""
+    device, config = trainer.sampler.device, trainer.config
+    root = Path(__file__).parents[1]
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+    return {
+        "architecture": type(trainer.model).__name__,
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "config": asdict(config),
+        "steps_done": trainer.done,
+        "photographs": trainer.sampler.photographs.source,
+        "low_resolution": f"{config.eight_bit:.0%} of the samples blurred to 8 bits and truncated, the rest in float",
+        "commit": commit.stdout.strip() or "unknown",
+        "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else
+        f"CPU, {torch.get_num_threads()} threads, {platform.machine()}",
+        "processes": trainer.world,
+        "torch": torch.__version__,
+        "hours": round(trainer.seconds / 3600, 2),
+        "held_out_psnr": {row["step"]: row["held_out_psnr"] for row in rows if row["held_out_psnr"]},
+    }
+
+
+def main(arguments=None):
+    """The command line: `python -m usrlib.training --help`."""
+    parser = argparse.ArgumentParser(prog="python -m usrlib.training", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--images", nargs="+", required=True, help="folders or tar files of photographs")
+    parser.add_argument("--config", choices=CONFIGS, default="tiny", help="what to train (default: tiny)")
+    parser.add_argument("--out", required=True, help="folder for the checkpoint, the log, the weights and their card")
+    parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
+    parser.add_argument("--weights", help="start from these weights: a name or a file")
+    parser.add_argument("--time-limit", type=float, default=math.inf, help="seconds after which to stop, resumable")
+    parser.add_argument("--report-every", type=int, default=100, help="steps between lines of the log (default: 100)")
+    parser.add_argument("--save-every", type=int, default=1000, help="steps between checkpoints (default: 1000)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--compile", action="store_true", help="compile the prior with torch.compile")
+    group = parser.add_argument_group("in the place of the configuration's own values")
+    for field in fields(Config):
+        kind = type(getattr(CONFIGS["tiny"], field.name))
+        options = {"type": int, "nargs": "+"} if kind is tuple else \
+            {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
+        group.add_argument(f"--{field.name.replace('_', '-')}", **options)
+    options = parser.parse_args(arguments)
+    given = {field.name: getattr(options, field.name) for field in fields(Config)}
+    rank, world, device = _join(torch.device(options.device))
+    try:
+        config = replace(CONFIGS[options.config], **{name: value for name, value in given.items() if value is not None})
+        photographs, held_out = read_photographs(options.images, device)
+        model = load_usrnet(options.weights) if options.weights else None
+        trainer = Trainer(config, photographs, model, rank, world)
+        if options.compile:
+            getattr(trainer.model, "prior", trainer.model).compile()
+        complete = run(trainer, held_out, options.out, resume=options.resume, time_limit=options.time_limit,
+                       report_every=options.report_every, save_every=options.save_every, writes=rank == 0)
+    except (ValueError, TypeError, OSError, Diverged) as error:
+        raise SystemExit(f"{parser.prog}: {error}") from error
+    finally:
+        if world > 1:
+            dist.destroy_process_group()
+    if rank == 0:
+        print(f"{'complete' if complete else 'stopped, to be resumed'} at step {trainer.done}, in {options.out}")
+
+
+def _join(device):
+    """(rank, world, device) of this process, which joins the others where torchrun started it."""
+    if "WORLD_SIZE" not in os.environ:
+        return 0, 1, device
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return dist.get_rank(), dist.get_world_size(), device
+
+
+if __name__ == "__main__":
+    main()
