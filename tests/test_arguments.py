@@ -106,6 +106,17 @@ TABLE = {
          "mu": {"a number": 1.0, "None": None, "a word": "12", "empty": [], "with 0": [1.0, 0.0], "negative": [-1.0],
                 "NaN": [1.0, NAN], "infinite": [INF], "words": ["1"], "nested": [[1.0]]}},
     ),
+    "USRNet": (
+        {"iterations": 1, "channels": (4, 8), "blocks": 1, "hidden": 4},
+        {"iterations": COUNT, "blocks": COUNT, "hidden": COUNT,
+         "channels": {"a number": 4, "None": None, "a word": "48", "none": (), "with 0": (4, 0), "fractions": (4.5, 8),
+                      "words": ("4", "8")}},
+    ),
+    "load_usrnet": (
+        {"name_or_path": "tiny"},
+        {"name_or_path": {"None": None, "a number": 0, "bytes": b"tiny", "another name": "huge", "nothing": "",
+                          "a folder": ".", "no weights": __file__}},
+    ),
     "psnr": ({"a": X, "b": X, "border": 0}, {"a": IMAGE, "b": IMAGE | {"another size": X[..., 1:], "one": X[:1]},
                                              "border": BORDER}),
     "ssim": ({"a": X, "b": X, "border": 0}, {"a": IMAGE, "b": IMAGE | {"another size": X[..., 1:], "one": X[:1]},

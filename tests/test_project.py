@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # Bottom to top: a file imports only from files before it.
 ORDER = ["validation", "ledger", "metrics", "images", "fourier", "kernels", "degradation", "data_step", "splitting",
-         "plotting", "widgets"]
+         "network", "training", "evaluation", "plotting", "widgets"]
 
 
 def pins(text):

@@ -9,10 +9,12 @@ from .degradation import bicubic_downsample, bicubic_upsample, blur, blur_adjoin
 from .fourier import psf_to_otf
 from .kernels import benchmark_kernels, bicubic_kernel, estimate_kernel, gaussian_kernel, motion_kernel
 from .metrics import psnr, ssim
+from .network import USRNet, load_usrnet
 from .splitting import hqs
 
 __all__ = [
     "DataStep",
+    "USRNet",
     "benchmark_kernels",
     "bicubic_downsample",
     "bicubic_kernel",
@@ -25,6 +27,7 @@ __all__ = [
     "estimate_kernel",
     "gaussian_kernel",
     "hqs",
+    "load_usrnet",
     "motion_kernel",
     "psf_to_otf",
     "psnr",

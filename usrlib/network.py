@@ -6,9 +6,9 @@ D is the data step of `data_step.py` and has no parameters. P is one denoiser fo
 layers (Zhang, Van Gool, Timofte, CVPR 2020, section 4). Derived and built by hand in notebook 05.
 """
 
-import hashlib
 import json
 import re
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from pickle import UnpicklingError
@@ -163,7 +163,7 @@ def save_weights(model, path, card):
     path = Path(path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     path.write_bytes(serialise(tensors))
-    card = card | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    card = card | {"sha256": sha256(path.read_bytes()).hexdigest()}
     path.with_suffix(".json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -173,9 +173,10 @@ def load_usrnet(name_or_path):
     name_or_path: the name of weights that come with the library ("tiny"), or a file: .safetensors, or the
     authors' .pth. The architecture is read off the tensors. Bundled weights, and any with a card beside them, must
     have the SHA-256 that the card gives. Nothing in a file is ever executed.
-    Raises FileNotFoundError where there is no such file, ValueError where it is damaged, altered or no USRNet.
+    Raises ValueError where there is no such file, or it is damaged, altered or no USRNet.
     """
-    path, state = _read(name_or_path)
+    path = _find(name_or_path)
+    state = _read(path)
     try:
         blocks = len([key for key in state if re.fullmatch(r"prior\.body\.\d+\.conv1\.weight", key)])
         strided = [key for key in state if re.fullmatch(rf"prior\.down\.\d+\.{blocks}\.weight", key)]
@@ -188,21 +189,28 @@ def load_usrnet(name_or_path):
     return model.requires_grad_(False).eval()
 
 
-def _read(name_or_path):
-    """The file meant, and its tensors by the names of this module, in float32."""
+def read_card(name_or_path):
+    """The card of weights as a dict, or None where they have none. Arguments as for `load_usrnet`."""
+    card = _find(name_or_path).with_suffix(".json")
+    return json.loads(card.read_text(encoding="utf-8")) if card.is_file() else None
+
+
+def _find(name_or_path):
+    """The file meant by a name or a path."""
     if not isinstance(name_or_path, (str, Path)):
         raise TypeError(f"name_or_path must be a name or a path; got {type(name_or_path).__name__}")
-    path = WEIGHTS / f"{name_or_path}.safetensors"
-    if not path.is_file():
-        path = Path(name_or_path)
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in WEIGHTS.glob("*.safetensors")))
-        raise FileNotFoundError(f"name_or_path must be one of {known}, or a file; got {str(name_or_path)!r}")
+    for path in (WEIGHTS / f"{name_or_path}.safetensors", Path(name_or_path)):
+        if path.is_file():
+            return path
+    known = ", ".join(sorted(file.stem for file in WEIGHTS.glob("*.safetensors")))
+    raise ValueError(f"name_or_path must be one of {known}, or a file; got {str(name_or_path)!r}")
+
+
+def _read(path):
+    """The tensors of a file by the names of this module, in float32."""
     card = path.with_suffix(".json")
-    if card.is_file():
-        expected = json.loads(card.read_text(encoding="utf-8")).get("sha256")
-        if expected != hashlib.sha256(path.read_bytes()).hexdigest():
-            raise ValueError(f"name_or_path: {path.name} is not the file that its card {card.name} describes")
+    if card.is_file() and sha256(path.read_bytes()).hexdigest() not in card.read_text(encoding="utf-8"):
+        raise ValueError(f"name_or_path: {path.name} is not the file that its card {card.name} describes")
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)
@@ -213,7 +221,7 @@ def _read(name_or_path):
     for key, tensor in state.items():
         if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
             raise ValueError(f"name_or_path: {path.name} holds values in {key} that are not finite numbers")
-    return path, {key: tensor.float() for key, tensor in state.items()}
+    return {key: tensor.float() for key, tensor in state.items()}
 
 
 # The authors' names and ours. Their upward path counts from fine to coarse, ours in the order of execution.
@@ -230,6 +238,8 @@ def _from_authors(state):
     """The authors' state dict under our names; their fully connected layers are 1x1 convolutions."""
     renamed = {}
     for key, tensor in state.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise TypeError(f"{key} is no tensor")
         for pattern, name in _AUTHORS:
             key = re.sub(pattern, name, key)
         renamed[key] = tensor.flatten(1) if key.startswith("hyper.") and tensor.ndim == 4 else tensor

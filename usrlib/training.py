@@ -33,7 +33,7 @@ from tqdm import tqdm
 from .degradation import blur
 from .kernels import motion_kernel
 from .metrics import psnr
-from .network import ResUNet, USRNet, load_usrnet, save_weights
+from .network import ResUNet, USRNet, load_usrnet, read_card, save_weights
 from .validation import check_count, check_level, trusted_values
 
 KERNEL_SIZE = 25                   # pixels
@@ -304,13 +304,14 @@ class Trainer:
     """A network in training: `step` by step, with everything that a checkpoint must hold.
 
     config: Config. photographs: Photographs; their device is where all of it happens. model: what to train further,
-    or None for a new one. rank, world: this process and how many there are (torch.distributed).
+    or None for a new one; origin: the card it came with. rank, world: this process and how many there are
+    (torch.distributed).
     """
 
-    def __init__(self, config, photographs, model=None, rank=0, world=1):
+    def __init__(self, config, photographs, model=None, origin=None, rank=0, world=1):
         if config.batch % world:
             raise ValueError(f"batch must be a multiple of the number of processes, {world}; got {config.batch}")
-        self.config, self.sampler, self.world = config, Sampler(photographs, config), world
+        self.config, self.sampler, self.origin, self.world = config, Sampler(photographs, config), origin, world
         self.index = range(rank * config.batch // world, (rank + 1) * config.batch // world)
         self.model = (model or new_model(config)).to(self.sampler.device).requires_grad_(True).train()
         self.averaged = copy.deepcopy(self.model).requires_grad_(False).eval()
@@ -506,6 +507,7 @@ def card(trainer, rows):
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
         "config": asdict(config),
         "steps_done": trainer.done,
+        "continued_from": trainer.origin,
         "photographs": trainer.sampler.photographs.source,
         "low_resolution": f"{config.eight_bit:.0%} of the samples blurred to 8 bits and truncated, the rest in float",
         "commit": commit.stdout.strip() or "unknown",
@@ -544,7 +546,8 @@ def main(arguments=None):
         config = replace(CONFIGS[options.config], **{name: value for name, value in given.items() if value is not None})
         photographs, held_out = read_photographs(options.images, device)
         model = load_usrnet(options.weights) if options.weights else None
-        trainer = Trainer(config, photographs, model, rank, world)
+        origin = read_card(options.weights) if options.weights else None
+        trainer = Trainer(config, photographs, model, origin, rank, world)
         if options.compile:
             getattr(trainer.model, "prior", trainer.model).compile()
         complete = run(trainer, held_out, options.out, resume=options.resume, time_limit=options.time_limit,
