@@ -1,8 +1,9 @@
-"""`make benchmark`: the data step against the textbook form, in one process, and the explorers' answer times.
+"""`make benchmark`: the data step against the textbook form, in one process; explorers' answers; a training step.
 
 Writes figures/benchmark.json and figures/benchmark.png and says which of the targets are met.
 """
 
+import dataclasses
 import json
 import platform
 import resource
@@ -15,7 +16,7 @@ import torch
 from textbook import TextbookDataStep
 
 import usrlib
-from usrlib import images, plotting, widgets
+from usrlib import images, plotting, training, widgets
 
 SIDES, SCALES, ALPHAS, ROUNDS = (252, 504, 1008), (1, 2, 3, 4), (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8), 15
 UNIT_ROUNDOFF = 2.0**-24
@@ -83,6 +84,16 @@ def time_explorers():
     return times
 
 
+def time_training():
+    """A step of training tiny as on its card's CPU, 8 crops of 72², and how much of it goes into making the batch."""
+    config = dataclasses.replace(training.CONFIGS["tiny"], crop=72, batch=8)
+    photographs = training.Photographs([images.to_array(images.sample(name)) for name in images.SAMPLES])
+    trainer = training.Trainer(config, photographs)
+    whole, batch = median_milliseconds(trainer.step, lambda: trainer.sampler(trainer.done, trainer.index))
+    return {"step_ms": whole, "batch_ms": batch, "outside_the_network": batch / whole,
+            "crops_per_second": 1e3 * config.batch / whole}
+
+
 def draw(steps, precision):
     """Speed-up by size and scale on the left, float32 error against alpha on the right."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
@@ -108,7 +119,7 @@ def draw(steps, precision):
 
 def main():
     plotting.use_style()
-    steps, precision, explorers = time_data_step(), measure_precision(), time_explorers()
+    steps, precision, explorers, step = time_data_step(), measure_precision(), time_explorers(), time_training()
     solve, setup = ([row[f"{name}_ratio"] for row in steps] for name in ("solve", "setup"))
     targets = {
         "solve at least 1.5 times faster at every size": min(solve) >= 1.5,
@@ -119,18 +130,20 @@ def main():
             row["least_gain"] >= 100 for row in precision if row["alpha"] <= 1e-5 and row["scale"] >= 2
         ),
         "every explorer answers within 100 ms": max(explorers.values()) <= 100,
+        "a training batch takes a twentieth of a step at most": step["outside_the_network"] <= 0.05,
     }
     result = {
         "command": "make benchmark", "torch": torch.__version__, "threads": torch.get_num_threads(),
         "machine": platform.machine(), "median_solve_ratio": float(np.median(solve)), "least_solve_ratio": min(solve),
         "median_setup_ratio": float(np.median(setup)), "data_step": steps, "precision": precision,
-        "explorers_ms": explorers, "targets": targets,
+        "explorers_ms": explorers, "training": step, "targets": targets,
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
     path = Path(plotting.FIGURES) / "benchmark.json"
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     draw(steps, precision)
     print("explorers:", ", ".join(f"{name} {value:.0f} ms" for name, value in explorers.items()))
+    print(f"training: {step['step_ms']:.0f} ms a step, {step['batch_ms']:.1f} ms of them for the batch")
     for target, met in targets.items():
         print("met:    " if met else "NOT MET:", target)
 

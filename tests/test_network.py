@@ -174,7 +174,9 @@ def authors_state(model):
             conv = f"conv{layer + 1}.weight"
             state[f"p.m_body.{block}.res.{2 * layer}.weight"] = ours[f"prior.body.{block}.{conv}"]
             for level in (1, 2, 3):
-                state[f"p.m_down{level}.{block}.res.{2 * layer}.weight"] = ours[f"prior.down.{level - 1}.{block}.{conv}"]
+                state[f"p.m_down{level}.{block}.res.{2 * layer}.weight"] = (
+                    ours[f"prior.down.{level - 1}.{block}.{conv}"]
+                )
                 state[f"p.m_up{level}.{block + 1}.res.{2 * layer}.weight"] = (
                     ours[f"prior.up.{3 - level}.{block + 1}.{conv}"]
                 )
@@ -247,9 +249,10 @@ def damaged(folder):
     yield "no bytes", raw("nothing.pth", b"")
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_what_is_damaged_altered_or_malicious_is_refused(tmp_path):
     for what, path in damaged(tmp_path):
-        with pytest.raises((ValueError, TypeError), match="^name_or_path") as caught:
+        with pytest.raises((ValueError, TypeError), match=r"^name_or_path") as caught:
             load_usrnet(path)
         assert path.name in str(caught.value), what
     assert not (tmp_path / "executed").exists()

@@ -304,9 +304,9 @@ def _parser():
         epilog=PROTOCOL,
     )
     add = partial(parser.add_argument, required=True)
-    add("--images", metavar="FOLDER", help="a folder of pictures, or 'own': four crops of photographs that come with scikit-image")
+    add("--images", metavar="FOLDER", help="a folder of pictures, or 'own': four crops of scikit-image's photographs")
     add("--kernels", metavar="FILE", help="a .mat file with a cell array `kernels`, or 'own': the library's twelve")
-    add("--rows", type=_rows, metavar="S:N,...", help="scale:noise, the noise in 255ths, with commas between: 2:0,3:0,3:2.55,3:7.65,4:0")
+    add("--rows", type=_rows, metavar="S:N,...", help="scale:noise, noise in 255ths: 2:0,3:0,3:2.55,3:7.65,4:0")
     add("--out", type=Path, metavar="FILE", help="the JSON file of the results, written after every picture")
     add = parser.add_argument
     add("--method", choices=("network", *CLASSICAL), default="network", help="default: network")

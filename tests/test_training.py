@@ -1,0 +1,352 @@
+"""Training: chance that can be repeated, pairs that are what they claim, and a run that nothing can spoil."""
+
+import csv
+import os
+import random
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import usrlib
+from usrlib import training
+from usrlib.training import CONFIGS, Config, Dice, Diverged, Photographs, Sampler, Trainer, read_photographs, run
+
+SMALL = Config(iterations=2, channels=(4, 6), blocks=1, hidden=4, crop=36, batch=4, steps=12, warmup=2, bf16=False)
+
+
+def pictures(count=3, seed=0):
+    generator = np.random.default_rng(seed)
+    return [generator.integers(0, 256, (40 + 7 * n, 60 - 5 * n, 3), dtype=np.uint8) for n in range(count)]
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    return Photographs(pictures())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Forty small pictures as files: enough that some are held out."""
+    path = tmp_path_factory.mktemp("photographs")
+    for n, array in enumerate(pictures(1, seed) for seed in range(40)):
+        Image.fromarray(array[0]).save(path / f"photo{n}.png")
+    return path
+
+
+# --- Chance ------------------------------------------------------------------------------------------------------
+
+def splitmix(state, count):
+    """SplitMix64 in Python's integers, from its publication."""
+    for _ in range(count):
+        state = (state + 0x9E3779B97F4A7C15) % 2**64
+        z = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+        yield z ^ z >> 31
+
+
+def test_the_bits_are_those_of_splitmix64():
+    assert next(splitmix(1234567, 1)) == 6457827717110365317           # the published test vector of the generator
+    dice = Dice(3, 5, torch.arange(4))
+    name = int.from_bytes(training.sha256(b"noise").digest()[:7], "big")
+    for key, bits in zip(dice.key.tolist(), dice.bits("noise", 2, 3), strict=True):
+        stream = (next(splitmix((key + name - 0x9E3779B97F4A7C15) % 2**64, 1)))
+        assert [value % 2**64 for value in bits.flatten().tolist()] == list(splitmix(stream, 6))
+
+
+def test_a_sample_is_a_function_of_seed_step_and_index_alone():
+    whole = Dice(0, 7, torch.arange(8)).normal("noise", 3, 5)
+    assert torch.equal(Dice(0, 7, torch.arange(4, 8)).normal("noise", 3, 5), whole[4:])
+    for other in (Dice(1, 7, torch.arange(8)), Dice(0, 8, torch.arange(8)), Dice(0, 7, torch.arange(8, 16))):
+        assert not (other.normal("noise", 3, 5) == whole).any()
+    assert not (Dice(0, 7, torch.arange(8)).normal("another", 3, 5) == whole).any()
+
+
+def test_its_numbers_have_the_distributions_they_should():
+    dice = Dice(0, 0, torch.arange(100))
+    u, n = dice.uniform("u", 5000, low=-1.0, high=3.0), dice.normal("n", 5000)
+    assert u.min() >= -1 and u.max() < 3 and abs(u.mean() - 1) < 0.01 and abs(u.var() - 16 / 12) < 0.01
+    assert abs(n.mean()) < 0.005 and abs(n.var() - 1) < 0.01 and abs((n**4).mean() - 3) < 0.05 and n.abs().max() > 4
+    assert abs(dice.chance("c", 0.25, 5000).float().mean() - 0.25) < 0.005
+    counts = torch.stack([Dice(0, step, torch.arange(100)).below("b", 7) for step in range(200)]).flatten().bincount()
+    assert len(counts) == 7 and (counts / counts.sum() - 1 / 7).abs().max() < 0.01
+    samples = n[:, :5000]
+    assert (torch.corrcoef(samples[:20]) - torch.eye(20)).abs().max() < 0.08
+
+
+# --- Pairs -------------------------------------------------------------------------------------------------------
+
+def test_a_crop_is_a_piece_of_a_photograph_turned_in_one_of_eight_ways():
+    rows, columns = np.meshgrid(range(50), range(60), indexing="ij")
+    places = np.stack([rows, columns, 0 * rows], -1).astype(np.uint8)
+    other = places[:40].copy()
+    other[..., 2] = 1
+    crops = (255 * Photographs([places, other]).crops(Dice(0, 0, torch.arange(4000)), 36)).round().int()
+    seen, corners, owners = set(), set(), crops[:, 2, 0, 0]
+    for crop in crops:
+        row, column, owner = crop
+        assert (owner == owner[0, 0]).all()
+        assert {len(row.unique()), len(column.unique())} == {36}               # straight along one axis each
+        seen.add((bool(row[0, 1] == row[0, 0]), int(row.max() - row[0, 0]), int(column.max() - column[0, 0])))
+        corners.add((int(owner[0, 0]), int(row.min()), int(column.min())))
+    assert len(seen) == 8
+    assert {(0, 0, 0), (0, 14, 24), (1, 4, 24)} & corners and max(c[1] for c in corners) == 14
+    assert max(c[2] for c in corners) == 24
+    assert abs((owners == 0).float().mean() - 50 / 90) < 0.03                  # as often as its share of the pixels
+
+
+def test_kernels_are_gaussian_and_of_camera_shake(photographs):
+    sampler = Sampler(photographs, replace(SMALL, batch=64))
+    k = torch.cat([sampler(step, range(64)).k for step in range(4)])
+    assert k.shape == (256, 1, 25, 25) and k.min() >= 0 and torch.allclose(k.sum((-2, -1)), torch.ones(256, 1))
+    dice = Dice(0, 3, torch.arange(8))
+    widths = dice.uniform("widths", 2, 1, 1, low=0.4**0.5, high=12**0.5).view(8, 2).double()
+    angle = dice.uniform("angle", 1, 1, high=torch.pi).flatten().double()
+    shift = (dice.uniform("shift", 2, 1, 1, low=-1.5, high=1.5) * dice.chance("shifted", 0.5, 1, 1, 1)).view(8, 2)
+    for n, k in enumerate(training._gaussian(dice)):
+        one = usrlib.gaussian_kernel(25, tuple((widths[n] ** 2).tolist()), angle[n].item(), tuple(shift[n].tolist()))
+        assert torch.allclose(k.double(), one[0], atol=1e-5)
+
+
+def test_the_benchmarks_motion_kernels_are_not_trained_on(photographs):
+    pool = Sampler(photographs, SMALL).shakes
+    for k in usrlib.benchmark_kernels()[8:].float():
+        for turned in (k, k.mT):
+            for flipped in (turned, turned.flip(-1), turned.flip(-2), turned.flip(-1, -2)):
+                assert (pool - flipped).abs().amax((1, 2, 3)).min() > 1e-3
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_a_batch_is_degraded_as_the_course_defines_it(photographs, step):
+    batch = Sampler(photographs, replace(SMALL, eight_bit=0.0, noise=0.0))(step, range(4))
+    assert batch.scale == SMALL.scales[step] and not batch.sigma.any()
+    assert torch.allclose(batch.y, usrlib.degrade(batch.x, batch.k, batch.scale), atol=1e-6)
+    rounded = Sampler(photographs, replace(SMALL, eight_bit=1.0, noise=0.0))(step, range(4)).y * 255
+    assert torch.allclose(rounded, rounded.round(), atol=1e-3)
+    assert ((255 * batch.y - rounded) > -1e-3).all() and ((255 * batch.y - rounded) < 1 + 1e-3).all()   # truncated
+
+
+def test_noise_is_as_strong_as_sigma_says_and_sometimes_absent(photographs):
+    sampler = Sampler(photographs, replace(SMALL, eight_bit=0.0, batch=200))
+    batch, clean = sampler(1, range(200)), Sampler(photographs, replace(SMALL, eight_bit=0.0, noise=0.0))(1, range(200))
+    assert torch.equal(batch.x, clean.x) and torch.equal(batch.k, clean.k)     # nothing else depends on the noise
+    level = (batch.y - clean.y).std((1, 2, 3), keepdim=True)
+    assert torch.allclose(level, batch.sigma, rtol=0.15, atol=1e-7)
+    assert batch.sigma.max() <= 25 / 255 and 0.1 < (batch.sigma == 0).float().mean() < 0.4
+
+
+@given(st.integers(1, 3), st.integers(0, 50))
+def test_processes_that_share_a_batch_need_not_talk(share, step):
+    sampler = Sampler(Photographs(pictures()), replace(SMALL, iterations=0, scales=(1,), batch=4))
+    whole, part = sampler(step, range(4)), sampler(step, range(share, 4))
+    assert torch.equal(whole.x[share:], part.x) and torch.equal(whole.y[share:], part.y)
+
+
+def test_photographs_are_read_from_folders_and_tar_files(folder, tmp_path):
+    with tarfile.open(tmp_path / "all.tar", "w") as archive:
+        archive.add(folder, "inside")
+    for source in (folder, tmp_path / "all.tar"):
+        kept, held_out = read_photographs([source])
+        assert len(kept.height) + len(held_out.height) == 40 and len(held_out.height) > 0
+        assert "pictures" in kept.source and source.name in kept.source
+
+
+def test_tiles_of_one_photograph_are_held_out_together():
+    for n in range(200):
+        names = (f"a/photo{n}.jpg", f"a/photo{n}_0000_0384.jpg", f"photo{n}_768_0.jpg")
+        assert len({training._is_held_out(name) for name in names}) == 1
+    share = np.mean([training._is_held_out(f"photo{n}.jpg") for n in range(5000)])
+    assert abs(share - 1 / training.HELD_OUT) < 0.01
+
+
+# --- The loop ----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name, value", [
+    ("iterations", -1), ("iterations", 2.5), ("channels", (4, 0)), ("blocks", 0), ("scales", (0,)), ("noise", -1.0),
+    ("crop", 50), ("crop", 12), ("batch", 0), ("steps", "9"), ("learning_rate", 0.0), ("clip", float("nan")),
+    ("seed", -1),
+])
+def test_a_bad_configuration_is_refused_by_name(name, value):
+    with pytest.raises((ValueError, TypeError), match=rf"^{name} "):
+        replace(SMALL, **{name: value})
+
+
+def test_the_learning_rate_warms_up_and_falls_along_a_cosine():
+    config = replace(SMALL, steps=1000, warmup=100, learning_rate=1.0)
+    rates = [config.rate(step) for step in range(1001)]
+    assert rates[0] == 0.01 and rates[99] == rates[100] == 1.0 and abs(rates[550] - 0.505) < 1e-9
+    assert abs(rates[1000] - 0.01) < 1e-9 and rates[100:] == sorted(rates[100:], reverse=True)
+
+
+@pytest.mark.parametrize("iterations", [2, 0])
+def test_it_learns(photographs, iterations):
+    flat = Photographs([np.full((48, 48, 3), 200, np.uint8), np.full((48, 48, 3), 60, np.uint8)])
+    scales = (1, 2) if iterations else (1,)
+    config = replace(SMALL, iterations=iterations, scales=scales, steps=60, learning_rate=3e-3)
+    trainer, losses = Trainer(config, flat), []
+    for _ in range(6):
+        for _ in range(10):
+            trainer.step()
+        losses.append(trainer.report()[0])
+    assert losses[-1] < 0.7 * losses[0]
+    assert all(value > 20 for value in training.held_out_psnr(trainer.averaged, flat, config, 4))
+
+
+def test_a_new_network_already_does_something_sensible(photographs):
+    """Its prior hands the picture on, so the loop is the data step repeated: that fits y from the start."""
+    batch = Sampler(photographs, replace(SMALL, noise=0.0, eight_bit=0.0))(1, range(4))
+    x = training.predict(training.new_model(replace(SMALL, seed=1)), batch).detach()
+    before = (usrlib.degrade(batch.y.repeat_interleave(2, -1).repeat_interleave(2, -2), batch.k, 2) - batch.y).norm()
+    assert (usrlib.degrade(x, batch.k, 2) - batch.y).norm() < before
+
+
+def test_the_kept_weights_are_a_moving_average(photographs):
+    trainer = Trainer(replace(SMALL, average=0.9), photographs)
+    expected = [parameter.clone() for parameter in trainer.averaged.parameters()]
+    for step in range(12):
+        trainer.step()
+        decay = min(0.9, (2 + step) / (11 + step))
+        for mean, parameter in zip(expected, trainer.model.parameters(), strict=True):
+            mean.mul_(decay).add_(parameter.detach(), alpha=1 - decay)
+    for mean, parameter in zip(expected, trainer.averaged.parameters(), strict=True):
+        assert torch.allclose(mean, parameter, atol=1e-6)
+
+
+def test_a_run_that_diverges_stops_and_leaves_the_last_good_checkpoint(photographs, tmp_path):
+    trainer = Trainer(SMALL, photographs)
+
+    def spoil():
+        if trainer.done == 8:
+            with torch.no_grad():
+                trainer.model.prior.tail.weight.fill_(float("nan"))
+        Trainer.step(trainer)
+
+    trainer.step = spoil
+    with pytest.raises(Diverged, match="loss nan"):
+        run(trainer, photographs, tmp_path, report_every=2, save_every=4)
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert saved["done"] == 8 and all(torch.isfinite(value).all() for value in saved["model"].values())
+    usrlib.load_usrnet(tmp_path / "weights.safetensors")
+
+
+def test_a_loss_that_rises_far_above_its_best_is_divergence(photographs, tmp_path):
+    trainer = Trainer(replace(SMALL, warmup=0), photographs)
+
+    def spoil():
+        if trainer.done == 8:
+            with torch.no_grad():
+                trainer.model.prior.tail.weight.mul_(100)
+        Trainer.step(trainer)
+
+    trainer.step = spoil
+    with pytest.raises(Diverged, match=r"has been .* and is"):
+        run(trainer, photographs, tmp_path, report_every=2, save_every=4)
+
+
+# --- The command -------------------------------------------------------------------------------------------------
+
+OPTIONS = ["--iterations", 2, "--channels", 4, 6, "--blocks", 1, "--hidden", 4, "--crop", 36, "--batch", 4,
+           "--warmup", 2, "--no-bf16", "--report-every", 5, "--save-every", 10, "--device", "cpu"]
+
+
+def command(folder, out, *options, launcher=()):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    words = [sys.executable, *launcher, "-m", "usrlib.training", "--images", folder, "--out", out, *OPTIONS, *options]
+    return subprocess.Popen(list(map(str, words)), env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+                            text=True)
+
+
+def finish(process):
+    output, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    return output
+
+
+def log(out):
+    """The part of a log that does not depend on the clock."""
+    columns = ("step", "loss", "gradient_norm", "learning_rate")
+    with (out / "log.csv").open(newline="") as file:
+        return [[row[name] for name in columns] for row in csv.DictReader(file)]
+
+
+def test_killing_and_resuming_loses_nothing(folder, tmp_path):
+    steps = ["--steps", "150"]
+    finish(command(folder, tmp_path / "whole", *steps))
+    chance, kills, out = random.Random(0), 0, tmp_path / "killed"
+    while kills < 3:
+        process = command(folder, out, *steps, *(["--resume"] if (out / "checkpoint.pt").exists() else []))
+        begun = log(out)[-1][0] if (out / "log.csv").exists() else "0"
+        while process.poll() is None and (not (out / "checkpoint.pt").exists() or log(out)[-1][0] == begun):
+            time.sleep(0.01)
+        time.sleep(0.3 * chance.random())
+        assert process.poll() is None, "it ended before it could be killed: give it more steps"
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kills += 1
+    finish(command(folder, out, *steps, "--resume"))
+    assert (out / "weights.safetensors").read_bytes() == (tmp_path / "whole" / "weights.safetensors").read_bytes()
+    assert log(out) == log(tmp_path / "whole")
+
+
+def test_a_time_limit_stops_it_cleanly(folder, tmp_path):
+    output = finish(command(folder, tmp_path / "limited", "--steps", "30", "--time-limit", "0"))
+    assert "to be resumed at step 5" in output
+    finish(command(folder, tmp_path / "limited", "--steps", "30", "--resume"))
+    finish(command(folder, tmp_path / "whole", "--steps", "30"))
+    assert log(tmp_path / "limited") == log(tmp_path / "whole")
+
+
+def test_two_processes_train_like_one(folder, tmp_path):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    finish(command(folder, tmp_path / "two", "--steps", "10", launcher=launcher))
+    finish(command(folder, tmp_path / "one", "--steps", "10"))
+    for two, one in zip(log(tmp_path / "two"), log(tmp_path / "one"), strict=True):
+        assert two[0] == one[0] and abs(float(two[1]) - float(one[1])) < 1e-5
+
+
+def test_three_steps_of_the_full_network_work_on_a_cpu(photographs):
+    trainer = Trainer(replace(CONFIGS["full"], batch=2, crop=24 * 2, steps=3), Photographs(
+        [np.full((50, 50, 3), 100, np.uint8)]))
+    for _ in range(3):
+        trainer.step()
+    loss, norm = trainer.report()
+    assert 0 < loss < 1 and norm > 0
+
+
+def refused(folder, out, *options):
+    process = command(folder, out, *options)
+    errors = process.communicate(timeout=120)[1]
+    assert process.returncode == 1
+    return errors.strip().splitlines()[-1]
+
+
+def test_what_cannot_be_done_is_refused_in_one_line(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "images must hold pictures" in refused(tmp_path / "empty", tmp_path / "out")
+    assert "images must be folders or tar files" in refused(tmp_path / "nowhere", tmp_path / "out")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.png").write_bytes(b"not a picture")
+    assert "images holds a.png, which cannot be read" in refused(tmp_path / "broken", tmp_path / "out")
+    assert "out must hold the checkpoint" in refused(folder, tmp_path / "out", "--resume")
+    assert "crop must not exceed the smallest picture" in refused(folder, tmp_path / "out", "--crop", "48")
+    finish(command(folder, tmp_path / "out", "--steps", "5"))
+    assert "out holds a checkpoint already" in refused(folder, tmp_path / "out", "--steps", "5")
+    assert "differs in steps" in refused(folder, tmp_path / "out", "--steps", "6", "--resume")
+
+
+def test_training_goes_on_from_weights_and_the_card_says_so(folder, tmp_path):
+    finish(command(folder, tmp_path / "first", "--steps", "5"))
+    finish(command(folder, tmp_path / "then", "--steps", "5", "--weights", tmp_path / "first" / "weights.safetensors"))
+    card = usrlib.network.read_card(tmp_path / "then" / "weights.safetensors")
+    first = usrlib.network.read_card(tmp_path / "first" / "weights.safetensors")
+    assert card["continued_from"] == first and card["steps_done"] == 5
+    assert float(log(tmp_path / "then")[0][1]) < float(log(tmp_path / "first")[0][1])
