@@ -3,6 +3,7 @@
 import csv
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -341,6 +342,9 @@ def test_what_cannot_be_done_is_refused_in_one_line(folder, tmp_path):
     finish(command(folder, tmp_path / "out", "--steps", "5"))
     assert "out holds a checkpoint already" in refused(folder, tmp_path / "out", "--steps", "5")
     assert "differs in steps" in refused(folder, tmp_path / "out", "--steps", "6", "--resume")
+    shutil.copytree(folder, tmp_path / "fewer", ignore=shutil.ignore_patterns("photo0.png"))
+    assert "images must be those of the checkpoint" in refused(
+        tmp_path / "fewer", tmp_path / "out", "--steps", "5", "--resume")
 
 
 def test_training_goes_on_from_weights_and_the_card_says_so(folder, tmp_path):

@@ -318,6 +318,7 @@ class Trainer:
         self.averaged = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.parallel = nn.parallel.DistributedDataParallel(self.model) if world > 1 else self.model
         self.optimiser = torch.optim.Adam(self.model.parameters(), config.learning_rate)
+        self.commit = _commit()                         # now: by the end of the run the tree may have moved on
         self.done = 0                                   # steps
         self.seconds = 0.0                              # of training, over all resumed parts
         self.sums = torch.zeros(3, device=self.sampler.device)     # of loss, gradient norm, steps since `report`
@@ -353,17 +354,20 @@ class Trainer:
     def state(self):
         """All that the rest of the run depends on. There is no state of a random generator: see `Dice`."""
         return {
-            "config": asdict(self.config), "done": self.done, "seconds": self.seconds,
+            "config": asdict(self.config), "photographs": self.sampler.photographs.source,
+            "done": self.done, "seconds": self.seconds,
             "model": self.model.state_dict(), "averaged": self.averaged.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
 
     def restore(self, state):
-        """Continue from a `state`; ValueError where it belongs to another configuration."""
+        """Continue from a `state`; ValueError where it belongs to another configuration or other photographs."""
         theirs, ours = Config(**state["config"]), self.config
         different = [field.name for field in fields(Config) if getattr(theirs, field.name) != getattr(ours, field.name)]
         if different:
             raise ValueError(f"config must be that of the checkpoint; it differs in {', '.join(different)}")
+        if state["photographs"] != self.sampler.photographs.source:
+            raise ValueError(f"images must be those of the checkpoint, {state['photographs']}")
         self.model.load_state_dict(state["model"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -501,8 +505,6 @@ def _replace(path, data):
 def card(trainer, rows):
     """What a user should know of the weights, as a dict: architecture, data, code, hardware, schedule, curve."""
     device, config = trainer.sampler.device, trainer.config
-    root = Path(__file__).parents[1]
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
     return {
         "architecture": type(trainer.model).__name__,
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
@@ -511,7 +513,7 @@ def card(trainer, rows):
         "continued_from": trainer.origin,
         "photographs": trainer.sampler.photographs.source,
         "low_resolution": f"{config.eight_bit:.0%} of the samples blurred to 8 bits and truncated, the rest in float",
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": trainer.commit,
         "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else
         f"CPU, {torch.get_num_threads()} threads, {platform.machine()}",
         "processes": trainer.world,
@@ -519,6 +521,13 @@ def card(trainer, rows):
         "hours": round(trainer.seconds / 3600, 2),
         "held_out_psnr": {row["step"]: row["held_out_psnr"] for row in rows if row["held_out_psnr"]},
     }
+
+
+def _commit():
+    """The commit of the code that runs, or "unknown" outside a repository."""
+    root = Path(__file__).parents[1]
+    run = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+    return run.stdout.strip() or "unknown"
 
 
 def main(arguments=None):
@@ -555,6 +564,8 @@ def main(arguments=None):
                        report_every=options.report_every, save_every=options.save_every, writes=rank == 0)
     except (ValueError, TypeError, OSError, Diverged) as error:
         raise SystemExit(f"{parser.prog}: {error}") from error
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted; --resume goes on from the last checkpoint") from None
     finally:
         if world > 1:
             dist.destroy_process_group()
