@@ -21,6 +21,14 @@ notebooks: $(READY)        ## run every notebook in place, rewrite figures/ and 
 benchmark: $(READY)        ## time the data step and the explorers; writes figures/benchmark.json and .png
 	CUDA_VISIBLE_DEVICES= $(BIN)/python tests/benchmark.py
 
+OWN = --images own --kernels own --rows 2:0,3:0,3:2.55,3:7.65,4:0
+evaluate: $(READY)         ## measure tiny and the classical methods on the course's own pictures; rewrites results/own_*
+	rm -f results/own_*.json
+	$(BIN)/python -m usrlib.evaluation $(OWN) --weights tiny --out results/own_tiny.json
+	for method in bicubic wiener tv; do \
+		$(BIN)/python -m usrlib.evaluation $(OWN) --method $$method --out results/own_$$method.json || exit; \
+	done
+
 clean:                     ## remove the environment and everything that can be made again
 	rm -rf .venv .build .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
@@ -30,4 +38,4 @@ $(READY): pyproject.toml
 	$(BIN)/pip install --quiet --editable ".[course,test]"
 	@touch $(READY)
 
-.PHONY: lab test notebooks benchmark clean
+.PHONY: lab test notebooks benchmark evaluate clean

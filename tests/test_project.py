@@ -52,3 +52,20 @@ def test_the_readme_quotes_the_committed_benchmark():
     assert f"{result['least_solve_ratio']:.1f} at the least" in readme
     assert f"{result['median_setup_ratio']:.1f} times faster to set up" in readme
     assert all(result["targets"].values())
+
+
+def test_the_readme_quotes_the_committed_results_and_the_network_is_best_for_every_kernel():
+    methods = ("bicubic", "wiener", "tv", "tiny")
+    results = [json.loads((ROOT / "results" / f"own_{name}.json").read_text(encoding="utf-8")) for name in methods]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for *classical, network in zip(*(result["rows"] for result in results), strict=True):
+        means = (f"{row['mean']:.2f}" for row in (*classical, network))
+        assert f"| ×{network['scale']}, {network['noise']:g} | {' | '.join(means)} |" in readme
+        for kernel, mean in network["means"].items():
+            assert mean > max(row["means"][kernel] for row in classical)
+
+
+def test_the_results_are_those_of_the_bundled_weights():
+    settings = json.loads((ROOT / "results" / "own_tiny.json").read_text(encoding="utf-8"))["settings"]
+    card = json.loads((ROOT / "usrlib" / "weights" / "tiny.json").read_text(encoding="utf-8"))
+    assert settings["weights"]["sha256"] == card["sha256"]
