@@ -80,6 +80,7 @@ def test_pictures_of_a_batch_do_not_see_each_other():
 
 def test_one_kernel_and_one_noise_level_serve_a_batch():
     model, sigma = network(), torch.full((2, 1, 1, 1), 0.1, dtype=torch.float64)
+    assert torch.equal(model.prior(Y, sigma[:1]), model.prior(Y, sigma))
     assert torch.allclose(model(Y, K[:1], 2, 0.1), model(Y, K[:1].expand(2, 1, 4, 3), 2, sigma), atol=1e-13)
 
 
@@ -187,6 +188,16 @@ def authors_state(model):
         state[f"h.mlp.{layer}.weight"] = ours[f"hyper.layers.{layer}.weight"][:, :, None, None]
         state[f"h.mlp.{layer}.bias"] = ours[f"hyper.layers.{layer}.bias"]
     return state
+
+
+def test_weights_are_float32_whatever_pytorchs_default(tmp_path):
+    save_weights(network().float(), tmp_path / "mine.safetensors", {})
+    torch.set_default_dtype(torch.float64)
+    try:
+        model = load_usrnet(tmp_path / "mine.safetensors")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
 def test_the_authors_layout_is_read(tmp_path):

@@ -18,6 +18,8 @@ EXPLORERS = {
     "kernel_estimation": widgets.kernel_estimation,
     "splitting": widgets.splitting,
     "data_step": widgets.data_step,
+    "unfolding": widgets.unfolding,
+    "turned_beta": widgets.turned_beta,
 }
 each_explorer = pytest.mark.parametrize("name", EXPLORERS)
 

@@ -63,10 +63,10 @@ class ResUNet(nn.Module):
         self.to(memory_format=torch.channels_last)        # what the convolutions of CPUs and GPUs are fastest with
 
     def forward(self, z, beta):
-        """z: (N, 3, H, W), noisy. beta: its noise level, (N, 1, 1, 1). Returns (N, 3, H, W), any H and W."""
+        """z: (N, 3, H, W), noisy. beta: its noise level, (1 or N, 1, 1, 1). Returns (N, 3, H, W), any H and W."""
         height, width = z.shape[-2:]
         missing = [-side % 2 ** len(self.down) for side in (width, height)]
-        x = torch.cat([z, beta.expand(-1, 1, height, width)], dim=1)
+        x = torch.cat([z, beta.expand(z.shape[0], 1, height, width)], dim=1)
         if any(missing):
             x = F.pad(x, (0, missing[0], 0, missing[1]), mode="replicate")
         x = self.head(x.contiguous(memory_format=torch.channels_last))
@@ -186,7 +186,7 @@ def load_usrnet(name_or_path):
         model.load_state_dict(state)
     except (KeyError, IndexError, ValueError, RuntimeError) as error:
         raise ValueError(f"name_or_path must hold the weights of a USRNet; {path.name} does not: {error}") from error
-    return model.requires_grad_(False).eval()
+    return model.float().requires_grad_(False).eval()
 
 
 def read_card(name_or_path):

@@ -12,15 +12,17 @@ from functools import lru_cache
 import ipywidgets
 import matplotlib
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 
 from . import images
 from .data_step import DataStep
 from .degradation import bicubic_downsample, bicubic_upsample, blur, degrade, downsample
-from .kernels import bicubic_kernel, gaussian_kernel, motion_kernel, normal_equations
+from .kernels import benchmark_kernels, bicubic_kernel, gaussian_kernel, motion_kernel, normal_equations
 from .metrics import psnr
+from .network import load_usrnet
 from .plotting import encode_png, log_magnitude
-from .splitting import hqs, penalties, total_variation
+from .splitting import alternate, hqs, penalties, total_variation
 
 PANEL_HEIGHT = 240     # pixels
 
@@ -271,6 +273,88 @@ def _data_step_case(scale, sigma):
     k = gaussian_kernel(25, (1.6**2, 1.6**2))
     y = degrade(x, k, scale, sigma / 255, torch.Generator().manual_seed(0))
     return x, y, bicubic_upsample(y, scale), DataStep(y, k, scale)
+
+
+# --- Notebook 05: the unfolded network -------------------------------------------------------------------------------
+
+BLURS = ("Gaussian", "motion")
+
+
+def unfolding():
+    """The inspector: the trained network opened at every iteration, for any scale and noise."""
+    *_, steps = _unfolding_run("Gaussian", 2, 2.5)
+    return Explorer(
+        unfolding_panels,
+        {
+            "iteration": _slider("iteration", 1, 1, len(steps), 1, whole=True),
+            "blur": ipywidgets.ToggleButtons(options=BLURS, description="kernel"),
+            "scale": _slider("scale", 2, 1, 4, 1, whole=True),
+            "sigma": _slider("noise (255ths)", 2.5, 0.0, 25.0, 2.5),
+        },
+        continuous=False,
+    )
+
+
+def unfolding_panels(iteration, blur, scale, sigma):
+    """The panels of `unfolding`; sigma in 255ths."""
+    x, y, k, steps = _unfolding_run(blur, scale, sigma)
+    step = steps[iteration - 1]
+    panels = {
+        "y": y,
+        f"z{iteration}: after the data step": step.z,
+        f"x{iteration}: after the prior step": step.x,
+        "z - x, 4 times, on grey": 0.5 + 4 * (step.z - step.x),
+        "the truth": x,
+    }
+    misfit = [((y - degrade(v, k, scale)).norm() / y.norm()).item() for v in (step.z, step.x)]
+    return panels, (
+        f"Iteration {iteration}: α = {step.alpha.item():.1e}, β = {step.beta.item():.1e}. "
+        f"PSNR of z {psnr(step.z, x):.1f} dB, of x {psnr(step.x, x):.1f} dB. "
+        f"|y - Az| / |y| = {misfit[0]:.3f}, |y - Ax| / |y| = {misfit[1]:.3f}."
+    )
+
+
+def turned_beta():
+    """H as a slide bar: every β of the trained network times one factor."""
+    return Explorer(
+        turned_beta_panels,
+        {
+            "turn": _slider("log2 of the factor", 1.5, -2.0, 2.0, 0.25),
+            "blur": ipywidgets.ToggleButtons(options=BLURS, value=BLURS[1], description="kernel"),
+            "scale": _slider("scale", 2, 1, 4, 1, whole=True),
+            "sigma": _slider("noise (255ths)", 2.5, 0.0, 25.0, 2.5),
+        },
+        continuous=False,
+    )
+
+
+def turned_beta_panels(turn, blur, scale, sigma):
+    """The panels of `turned_beta`; turn is the base-2 logarithm of the factor, sigma in 255ths."""
+    x, y, k, steps = _unfolding_run(blur, scale, sigma)
+    own, levels = steps[-1].x, [(step.alpha, step.beta * 2**turn) for step in steps]
+    *_, last = alternate(DataStep(y, k, scale), F.interpolate(y, scale_factor=scale), _network().prior, levels)
+    panels = {
+        "y": y,
+        "x: β as H chose it": own,
+        f"x: β times {2**turn:.2f}": last.x,
+        "their difference, 4 times, on grey": 0.5 + 4 * (last.x - own),
+        "the truth": x,
+    }
+    betas = ", ".join(f"{beta.item():.2g}" for _, beta in levels)
+    return panels, f"β = {betas}. PSNR {psnr(last.x, x):.2f} dB; with β as H chose it, {psnr(own, x):.2f} dB."
+
+
+@lru_cache(maxsize=64)
+def _unfolding_run(blur, scale, sigma):
+    x = _scene("astronaut", 120, (60, 170))
+    k = benchmark_kernels()[8:9] if blur == "motion" else gaussian_kernel(25, (1.6**2, 1.6**2))
+    y = degrade(x, k, scale, sigma / 255, torch.Generator().manual_seed(0))
+    return x, y, k, _network().trajectory(y, k, scale, sigma / 255)
+
+
+@lru_cache
+def _network():
+    return load_usrnet("tiny").float()
 
 
 # --- Shared ------------------------------------------------------------------------------------------------------
