@@ -79,7 +79,9 @@ def measure_precision():
 def time_explorers():
     """Median of compute plus painting plus PNG encoding at the default settings, in milliseconds."""
     times = {}
-    for make in (widgets.degradation, widgets.kernel_estimation, widgets.splitting, widgets.data_step):
+    makers = (widgets.degradation, widgets.kernel_estimation, widgets.splitting, widgets.data_step, widgets.unfolding,
+              widgets.turned_beta)
+    for make in makers:
         times[make.__name__] = median_milliseconds(make().update)[0]
     return times
 

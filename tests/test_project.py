@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # Bottom to top: a file imports only from files before it.
 ORDER = ["validation", "ledger", "metrics", "images", "fourier", "kernels", "degradation", "data_step", "splitting",
-         "network", "training", "evaluation", "plotting", "widgets"]
+         "network", "training", "evaluation", "upscaling", "__main__", "plotting", "widgets"]
 
 
 def pins(text):
@@ -65,7 +65,21 @@ def test_the_readme_quotes_the_committed_results_and_the_network_is_best_for_eve
             assert mean > max(row["means"][kernel] for row in classical)
 
 
-def test_the_results_are_those_of_the_bundled_weights():
-    settings = json.loads((ROOT / "results" / "own_tiny.json").read_text(encoding="utf-8"))["settings"]
+def test_the_readme_quotes_the_comparison_with_the_authors_weights():
+    ours, theirs = (
+        json.loads((ROOT / "results" / f"cbsd68_{name}.json").read_text(encoding="utf-8"))
+        for name in ("tiny", "authors")
+    )
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name, result in (("our tiny", ours), ("the authors' tiny", theirs)):
+        means = (f"{row['mean']:.2f}" for row in result["rows"])
+        assert f"| {name} | {' | '.join(means)} |" in readme
+    gaps = [their["mean"] - our["mean"] for our, their in zip(ours["rows"], theirs["rows"], strict=True)]
+    assert f"{min(gaps):.1f} to {max(gaps):.1f} dB ahead" in readme
+
+
+@pytest.mark.parametrize("name", ["own_tiny", "cbsd68_tiny"])
+def test_the_results_are_those_of_the_bundled_weights(name):
+    settings = json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))["settings"]
     card = json.loads((ROOT / "usrlib" / "weights" / "tiny.json").read_text(encoding="utf-8"))
     assert settings["weights"]["sha256"] == card["sha256"]

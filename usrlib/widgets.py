@@ -354,7 +354,7 @@ def _unfolding_run(blur, scale, sigma):
 
 @lru_cache
 def _network():
-    return load_usrnet("tiny").float()
+    return load_usrnet("tiny")
 
 
 # --- Shared ------------------------------------------------------------------------------------------------------
