@@ -51,6 +51,8 @@ def test_the_readme_quotes_the_committed_benchmark():
     assert f"{result['median_solve_ratio']:.1f} times faster" in readme
     assert f"{result['least_solve_ratio']:.1f} at the least" in readme
     assert f"{result['median_setup_ratio']:.1f} times faster to set up" in readme
+    assert f"{100 * result['training']['outside_the_network']:.1f} % of a step" in readme
+    assert f"{result['training']['crops_per_second']:.0f} crops of 72²" in readme
     assert all(result["targets"].values())
 
 
