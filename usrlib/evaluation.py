@@ -28,7 +28,7 @@ from .degradation import bicubic_upsample, blur, downsample
 from .fourier import embed
 from .kernels import benchmark_kernels
 from .metrics import psnr, quantize
-from .network import WEIGHTS, load_usrnet
+from .network import find_weights, load_usrnet
 from .validation import check_choice, check_count, check_image, check_level, check_scale
 
 PROTOCOL = (
@@ -265,8 +265,7 @@ def _settings(options, pictures, kernels):
     """All that decides the numbers."""
     weights = None
     if options.weights:
-        named = WEIGHTS / f"{options.weights}.safetensors"
-        path = named if named.is_file() else Path(options.weights)
+        path = find_weights(options.weights)
         weights = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     return {
         "method": options.method, "weights": weights, "rows": options.rows, "lr": options.lr,

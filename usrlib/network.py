@@ -175,7 +175,7 @@ def load_usrnet(name_or_path):
     have the SHA-256 that the card gives. Nothing in a file is ever executed.
     Raises ValueError where there is no such file, or it is damaged, altered or no USRNet.
     """
-    path = _find(name_or_path)
+    path = find_weights(name_or_path)
     state = _read(path)
     try:
         blocks = len([key for key in state if re.fullmatch(r"prior\.body\.\d+\.conv1\.weight", key)])
@@ -191,12 +191,12 @@ def load_usrnet(name_or_path):
 
 def read_card(name_or_path):
     """The card of weights as a dict, or None where they have none. Arguments as for `load_usrnet`."""
-    card = _find(name_or_path).with_suffix(".json")
+    card = find_weights(name_or_path).with_suffix(".json")
     return json.loads(card.read_text(encoding="utf-8")) if card.is_file() else None
 
 
-def _find(name_or_path):
-    """The file meant by a name or a path."""
+def find_weights(name_or_path):
+    """The file meant by a name or a path, as for `load_usrnet`."""
     if not isinstance(name_or_path, (str, Path)):
         raise TypeError(f"name_or_path must be a name or a path; got {type(name_or_path).__name__}")
     for path in (WEIGHTS / f"{name_or_path}.safetensors", Path(name_or_path)):

@@ -18,6 +18,7 @@ import tarfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from hashlib import sha256
 from itertools import accumulate
 from pathlib import Path
@@ -257,8 +258,7 @@ class Sampler:
             raise ValueError(f"crop must not exceed the smallest picture, {photographs.smallest}; got {config.crop}")
         self.photographs, self.config, self.device = photographs, config, photographs.pixels.device
         if config.iterations:
-            shakes = [motion_kernel(KERNEL_SIZE, torch.Generator().manual_seed(n)) for n in MOTION_SEEDS]
-            self.shakes = torch.cat(shakes).float().to(self.device)
+            self.shakes = _shakes().to(self.device)
 
     def __call__(self, step, index):
         """step: int. index: the samples' places in the global batch, a range or an int64 tensor."""
@@ -281,6 +281,12 @@ class Sampler:
 
     def _motion(self, dice):
         return _turn(dice, "shake", self.shakes[dice.below("which shake", len(self.shakes))])
+
+
+@lru_cache
+def _shakes():
+    """The pool of camera shakes, rendered once: float32 (len(MOTION_SEEDS), 1, KERNEL_SIZE, KERNEL_SIZE)."""
+    return torch.cat([motion_kernel(KERNEL_SIZE, torch.Generator().manual_seed(n)) for n in MOTION_SEEDS]).float()
 
 
 def _gaussian(dice):
