@@ -21,13 +21,20 @@ notebooks: $(READY)        ## run every notebook in place, rewrite figures/ and 
 benchmark: $(READY)        ## time the data step and the explorers; writes figures/benchmark.json and .png
 	CUDA_VISIBLE_DEVICES= $(BIN)/python tests/benchmark.py
 
-OWN = --images own --kernels own --rows 2:0,3:0,3:2.55,3:7.65,4:0
-evaluate: $(READY)         ## measure tiny and the classical methods on the course's own pictures; rewrites results/own_*
+MEASURE = $(BIN)/python -m usrlib.evaluation --images own --rows 2:0,3:0,3:2.55,3:7.65,4:0 --kernels own
+OWN = bicubic wiener tv pnp tiny
+own_bicubic = --method bicubic
+own_wiener = --method wiener
+own_tv = --method tv
+own_pnp = --method pnp --weights denoiser
+own_tiny = --weights tiny
+evaluate: $(READY)         ## measure the methods on the course's own pictures again, and say whether results/ holds
+	@mkdir -p .build && rm -f .build/own_*.json
+	$(foreach name,$(OWN),$(MEASURE) $(own_$(name)) --out .build/own_$(name).json --against results/own_$(name).json &&) true
+
+results: $(READY)          ## measure them, and write results/own_* anew
 	rm -f results/own_*.json
-	$(BIN)/python -m usrlib.evaluation $(OWN) --weights tiny --out results/own_tiny.json
-	for method in bicubic wiener tv; do \
-		$(BIN)/python -m usrlib.evaluation $(OWN) --method $$method --out results/own_$$method.json || exit; \
-	done
+	$(foreach name,$(OWN),$(MEASURE) $(own_$(name)) --out results/own_$(name).json &&) true
 
 clean:                     ## remove the environment and everything that can be made again
 	rm -rf .venv .build .pytest_cache .ruff_cache .hypothesis *.egg-info
@@ -38,4 +45,4 @@ $(READY): pyproject.toml
 	$(BIN)/pip install --quiet --editable ".[course,test]"
 	@touch $(READY)
 
-.PHONY: lab test notebooks benchmark evaluate clean
+.PHONY: lab test notebooks benchmark evaluate results clean

@@ -112,10 +112,15 @@ TABLE = {
          "channels": {"a number": 4, "None": None, "a word": "48", "none": (), "with 0": (4, 0), "fractions": (4.5, 8),
                       "words": ("4", "8")}},
     ),
+    "load_denoiser": (
+        {"name_or_path": "denoiser"},
+        {"name_or_path": {"None": None, "a number": 0, "bytes": b"denoiser", "another name": "huge", "nothing": "",
+                          "a folder": ".", "no weights": __file__, "a network": "tiny"}},
+    ),
     "load_usrnet": (
         {"name_or_path": "tiny"},
         {"name_or_path": {"None": None, "a number": 0, "bytes": b"tiny", "another name": "huge", "nothing": "",
-                          "a folder": ".", "no weights": __file__}},
+                          "a folder": ".", "no weights": __file__, "a denoiser": "denoiser"}},
     ),
     "psnr": ({"a": X, "b": X, "border": 0}, {"a": IMAGE, "b": IMAGE | {"another size": X[..., 1:], "one": X[:1]},
                                              "border": BORDER}),

@@ -104,7 +104,45 @@ def test_a_score_is_the_psnr_of_the_rounded_result_without_a_border_of_scale_squ
     error = np.rint(255 * guess.double().clamp(0, 1).numpy()) - 255 * x.numpy()
     inner = error[..., scale**2 : -(scale**2), scale**2 : -(scale**2)]
     expected = 10 * math.log10(255**2 / np.square(inner).mean())
-    assert evaluation.score(restore, images.to_tensor(array), k, scale, 0.1) == pytest.approx(expected, abs=1e-9)
+    decibels, similarity = evaluation.score(restore, images.to_tensor(array), k, scale, 0.1)
+    assert decibels == pytest.approx(expected, abs=1e-9)
+    assert similarity == usrlib.ssim((255 * guess.double().clamp(0, 1)).round() / 255, x, scale**2)
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+def test_bicubic_degradation_is_that_of_pillow_and_scored_on_y_without_a_border_of_scale(scale):
+    array = np.kron(pixels(7, 9), np.ones((8, 8, 1), np.uint8))
+    x = evaluation.crop(images.to_tensor(array), scale)
+    y = evaluation.low_resolution(x, None, scale, 0.0, lr="float")
+    size = x.shape[-1] // scale, x.shape[-2] // scale
+    for channel in range(3):
+        plane = Image.fromarray((255 * x[0, channel]).numpy().astype(np.float32))
+        reduced = np.asarray(plane.resize(size, Image.Resampling.BICUBIC)) / 255
+        inside = (slice(4, -4), slice(4, -4))                           # borders are MATLAB's, not Pillow's
+        np.testing.assert_allclose(y[0, channel].numpy()[inside], reduced[inside], atol=1e-6)
+    rounded = evaluation.low_resolution(x, None, scale, 0.0)
+    assert torch.equal(rounded, (255 * y).round().clamp(0, 255) / 255)
+
+    def restore(y, k, scale, sigma):
+        assert torch.equal(k, usrlib.bicubic_kernel(scale))
+        return (x + 0.1).float()
+
+    grey = [
+        np.rint(16 + levels[0].permute(1, 2, 0).numpy() @ [65.481, 128.553, 24.966] / 255)
+        for levels in ((255 * (x + 0.1).float().double().clamp(0, 1)).round(), 255 * x)
+    ]
+    error = (grey[0] - grey[1])[scale:-scale, scale:-scale]
+    decibels, _ = evaluation.score(restore, images.to_tensor(array), None, scale, 0.0)
+    assert decibels == pytest.approx(10 * math.log10(255**2 / np.square(error).mean()), abs=1e-9)
+
+
+def test_an_interval_is_that_of_students_t():
+    values = np.random.default_rng(0).normal(27, 2, 17)
+    expected = scipy.stats.t.interval(0.95, 16, values.mean(), scipy.stats.sem(values))
+    mean, half = evaluation.interval(values)
+    np.testing.assert_allclose((mean - half, mean + half), expected, rtol=1e-12)
+    with pytest.raises(ValueError, match="values"):
+        evaluation.interval([27.0])
 
 
 @pytest.mark.parametrize("bad", [{"lr": "16bit"}, {"sigma": -1}, {"scale": 0}, {"x": uniform(3, 8, 8)}, {"k": None}])
@@ -146,7 +184,7 @@ def test_wiener_allows_for_a_kernel_that_does_not_sum_to_1():
 def test_wiener_and_total_variation_beat_bicubic(scale, noise):
     x, k = images.sample("coffee", 144, (60, 180)), usrlib.gaussian_kernel(15, (1.6**2, 1.6**2))
     scores = {
-        name: evaluation.score(method, x, k, scale, noise / 255) for name, method in evaluation.CLASSICAL.items()
+        name: evaluation.score(method, x, k, scale, noise / 255)[0] for name, method in evaluation.CLASSICAL.items()
     }
     assert min(scores["wiener"], scores["tv"]) > scores["bicubic"] + 0.3
 
@@ -157,6 +195,40 @@ def test_methods_take_float32(name):
     x = evaluation.CLASSICAL[name](y.float(), k, 2, 0.01)
     assert x.dtype == torch.float32 and x.shape == (1, 3, 24, 32)
     torch.testing.assert_close(x.double(), evaluation.CLASSICAL[name](y, k, 2, 0.01), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_the_bicubic_baseline_follows_the_middle_of_the_kernel(scale):
+    y = uniform(1, 3, 20, 24)
+    centred = evaluation.bicubic(y, usrlib.gaussian_kernel(25, (4, 1)), scale, 0.0)
+    inside = (..., slice(4 * scale, -4 * scale), slice(4 * scale, -4 * scale))
+    torch.testing.assert_close(centred[inside], usrlib.bicubic_upsample(y, scale)[inside], rtol=0, atol=1e-12)
+    moved = evaluation.bicubic(y, usrlib.gaussian_kernel(25, (1, 1)).roll((scale, -scale), (-2, -1)), scale, 0.0)
+    torch.testing.assert_close(moved, centred.roll((-scale, scale), (-2, -1)), rtol=0, atol=1e-9)
+    ordinary = evaluation.bicubic(y, usrlib.bicubic_kernel(scale), scale, 0.0)
+    for channel in range(3):
+        plane = Image.fromarray(y[0, channel].numpy().astype(np.float32))
+        expected = np.asarray(plane.resize((24 * scale, 20 * scale), Image.Resampling.BICUBIC))
+        np.testing.assert_allclose(ordinary[0, channel].numpy()[inside[1:]], expected[inside[1:]], atol=1e-6)
+
+
+def test_plug_and_play_is_the_loop_with_the_denoiser_and_beats_total_variation():
+    denoiser, calls = usrlib.load_denoiser("denoiser"), []
+    x, k = images.sample("coffee", 144, (60, 180)), usrlib.gaussian_kernel(15, (1.6**2, 1.6**2))
+    y = evaluation.low_resolution(x, k, 2, 2.55 / 255)
+
+    def prior(z, beta):
+        calls.append(beta)
+        return denoiser(z, torch.full((1, 1, 1, 1), beta))
+
+    end = max(2.55 / 255, evaluation.PNP_LAST)
+    mu = usrlib.splitting.penalties(evaluation.PNP_LAM, evaluation.PNP_FIRST, end, evaluation.PNP_STEPS)
+    *_, last = usrlib.hqs(y.float(), k, 2, 2.55 / 255, prior, evaluation.PNP_LAM, mu)
+    restore = evaluation.plug_and_play("denoiser")
+    torch.testing.assert_close(restore(y, k, 2, 2.55 / 255), last.x)
+    assert calls[-1] == pytest.approx(end) and len(calls) == evaluation.PNP_STEPS
+    ours, theirs = (evaluation.score(method, x, k, 2, 2.55 / 255)[0] for method in (restore, evaluation.tv))
+    assert ours > theirs
 
 
 # --- The results file --------------------------------------------------------------------------------------------
@@ -206,23 +278,53 @@ def test_the_file_holds_every_score_the_means_and_what_they_depend_on(data, caps
             for name, value in scores.items():
                 x = images.read(data / "pictures" / name)
                 k = kernels[kernel]
-                assert value == evaluation.score(evaluation.CLASSICAL["bicubic"], x, k, scale, noise / 255)
+                pair = value, row["ssim"][kernel][name]
+                assert pair == evaluation.score(evaluation.bicubic, x, k, scale, noise / 255)
             assert row["means"][kernel] == pytest.approx(np.mean(list(scores.values())))
-        assert row["mean"] == pytest.approx(np.mean(list(row["means"].values())))
+        each = [np.mean([scores[name] for scores in row["psnr"].values()]) for name in row["psnr"]["k1"]]
+        assert (row["mean"], row["interval"]) == pytest.approx(evaluation.interval(each))
+        assert row["mean_ssim"] == pytest.approx(np.mean([list(scores.values()) for scores in row["ssim"].values()]))
     assert capsys.readouterr().out == evaluation.table(results) + "\n"
     assert [path.name for path in data.iterdir() if "out" in path.name] == ["out.json"]
 
 
 def test_the_table_is_markdown_and_empty_where_nothing_is_known():
-    row = {"scale": 3, "noise": 2.55, "means": {"k1": 26.954, "k2": 27.3}, "mean": 27.127, "psnr": {}}
-    unfinished = {"scale": 4, "noise": 0.0, "means": {"k1": 25.0}, "mean": None, "psnr": {}}
-    results = {"settings": {"kernels": {"count": 2}}, "rows": [row, unfinished]}
-    assert evaluation.table(results).splitlines() == [
-        "| scale, noise | k1 | k2 | mean |",
-        "| --- | --- | --- | --- |",
-        "| ×3, 2.55 | 26.95 | 27.30 | 27.13 |",
-        "| ×4, 0 | 25.00 |  |  |",
+    row = {"scale": 3, "noise": 2.55, "means": {"k1": 26.954, "k2": 27.3}, "mean": 27.127, "interval": 0.5,
+           "mean_ssim": 0.81}
+    unfinished = {"scale": 4, "noise": 0.0, "means": {"k1": 25.0}, "mean": None, "interval": None, "mean_ssim": None}
+    assert evaluation.table({"rows": [row, unfinished]}).splitlines() == [
+        "| scale, noise | k1 | k2 | mean | SSIM |",
+        "| --- | --- | --- | --- | --- |",
+        "| ×3, 2.55 | 26.95 | 27.30 | 27.13 ± 0.50 | 0.810 |",
+        "| ×4, 0 | 25.00 |  |  |  |",
     ]
+
+
+def test_a_run_says_whether_it_matches_another(data, capsys):
+    evaluation.main(arguments(data))
+    evaluation.main(arguments(data, out=data / "again.json", against=data / "out.json"))
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        f"{data / 'again.json'} matches {data / 'out.json'}: every picture within 0.01 dB")
+    results = json.loads((data / "out.json").read_text(encoding="utf-8"))
+    results["rows"][1]["psnr"]["k2"]["b.bmp"] += 0.02
+    results["rows"][0]["ssim"]["k1"]["c.png"] -= 0.002
+    (data / "out.json").write_text(json.dumps(results))
+    with pytest.raises(SystemExit, match=r"2 times:\nssim ×2, 0, k1 c.png: .*\npsnr ×3, 7.65, k2 b.bmp: "):
+        evaluation.main(arguments(data, out=data / "again.json", against=data / "out.json"))
+    with pytest.raises(SystemExit, match="method: wiener here, bicubic there"):
+        evaluation.main(arguments(data, out=data / "other.json", method="wiener", against=data / "out.json"))
+    (data / "out.json").write_text(json.dumps(results | {"rows": []}))
+    with pytest.raises(SystemExit, match="24 times"):
+        evaluation.main(arguments(data, out=data / "again.json", against=data / "out.json"))
+    (data / "out.json").write_text("{}")
+    assert "against" in refusal(capsys, arguments(data, out=data / "again.json", against=data / "out.json"))
+
+
+def test_table_2_is_one_column(data, capsys):
+    evaluation.main(arguments(data, kernels="bicubic", rows="2:0"))
+    results = json.loads((data / "out.json").read_text(encoding="utf-8"))
+    assert "imresize" in results["settings"]["protocol"] and list(results["rows"][0]["psnr"]) == ["bicubic"]
+    assert capsys.readouterr().out.startswith("| scale, noise | bicubic | mean | SSIM |")
 
 
 @pytest.mark.parametrize("after", [0, 1, 4, 11])
@@ -330,7 +432,7 @@ def test_kernels_are_used_as_stored(tmp_path):
     ({"method": None}, "--weights"),
     ({"weights": "tiny"}, "--weights"),
     ({"method": None, "weights": "nowhere.pth"}, "nowhere.pth"),
-    ({"rows": "9:0"}, "a.PNG, cropped for scale 9, needs 163 pixels"),
+    ({"rows": "9:0"}, "a.PNG, cropped for scale 9, needs 173 pixels"),
     *(({"rows": rows}, f"'{rows}' must be different scale:noise") for rows in
       ("2", "2:", ":0", "2:0,", "0:0", "2.5:0", "2:-1", "2:nan", "2:inf", "2:0:1", "2;0", "2:0,2:0.0")),
     ({"every": "0"}, "every must be an integer of at least 1"),
@@ -401,5 +503,5 @@ def test_the_authors_weights_score_as_in_the_run_that_reproduced_their_table(ref
     picture = evaluation.read_pictures(BSD68, 68)["101085.png"]
     restore = evaluation.network(reference("authors_usrnet_tiny.pth"))
     k = evaluation.read_kernels(reference("kernels_12.mat"))[kernel]
-    psnr = evaluation.score(restore, images.to_tensor(picture), k, scale, noise / 255)
+    psnr, _ = evaluation.score(restore, images.to_tensor(picture), k, scale, noise / 255)
     assert psnr == pytest.approx(decibels, abs=0.01)

@@ -9,7 +9,7 @@ from .degradation import bicubic_downsample, bicubic_upsample, blur, blur_adjoin
 from .fourier import psf_to_otf
 from .kernels import benchmark_kernels, bicubic_kernel, estimate_kernel, gaussian_kernel, motion_kernel
 from .metrics import psnr, ssim
-from .network import USRNet, load_usrnet
+from .network import USRNet, load_denoiser, load_usrnet
 from .splitting import hqs
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "estimate_kernel",
     "gaussian_kernel",
     "hqs",
+    "load_denoiser",
     "load_usrnet",
     "motion_kernel",
     "psf_to_otf",

@@ -2,14 +2,14 @@
 
     python -m usrlib.evaluation --images FOLDER --kernels FILE.mat --weights tiny --rows 2:0,3:2.55 --out results.json
 
-What exactly is done is PROTOCOL. `score` is one cell of the benchmark, for any method (y, k, scale, sigma) -> x.
+What exactly is done is PROTOCOL (with `--kernels bicubic`, BICUBIC: the paper's second table). `score` is one cell of
+the benchmark, for any method (y, k, scale, sigma) -> x.
 """
 
 import argparse
 import hashlib
 import json
 import math
-import os
 import shlex
 import sys
 from functools import partial
@@ -20,28 +20,34 @@ from statistics import fmean
 import numpy as np
 import torch
 from scipy.io import loadmat
+from scipy.stats import t as student
 from tqdm import tqdm
 
 from . import images, splitting
 from .data_step import data_step
-from .degradation import bicubic_upsample, blur, downsample
+from .degradation import bicubic_downsample, blur, downsample
 from .fourier import embed
-from .kernels import benchmark_kernels
-from .metrics import psnr, quantize
-from .network import find_weights, load_usrnet
+from .kernels import benchmark_kernels, bicubic_kernel, keys_cubic
+from .metrics import luma, psnr, quantize, ssim
+from .network import find_weights, load_denoiser, load_usrnet
+from .training import PICTURES, replace_file
 from .validation import check_choice, check_count, check_image, check_level, check_scale
 
 PROTOCOL = (
     "HR is cropped (upper left) to sides that are multiples of lcm(scale, 8), blurred circularly and decimated at "
     "pixel 0. Noise is the stream of NumPy's legacy generator, seeded with 0 before every picture, in order height, "
     "width, channel; y is not clipped. The method is given y, k, scale and sigma. Its result is rounded to 8 bits; "
-    "PSNR in RGB, without a border of scale^2 pixels. Noise is in 255ths."
+    "PSNR and SSIM in RGB, without a border of scale^2 pixels. Noise is in 255ths."
+)
+BICUBIC = (
+    "HR is cropped as above and reduced as by MATLAB's imresize, bicubic with antialiasing. Noise as above. The method "
+    "is given the bicubic kernel. PSNR and SSIM of Y, of 8 bits as MATLAB gives it, without a border of scale pixels."
 )
 LR = {
-    "8bit": "The blurred picture is truncated to whole grey levels, as in the authors' script and published figures.",
-    "float": "The blurred picture is not rounded.",
+    "8bit": "The blurred picture is truncated to whole grey levels, as in the authors' script and published figures; "
+            "the bicubically reduced one is rounded.",
+    "float": "Nothing is rounded before the noise.",
 }
-ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # Upper-left corners of the course's own pictures, of a side that is a multiple of lcm(scale, 8) for scales 1 to 4.
 OWN, OWN_SIZE = {"astronaut": (10, 110), "chelsea": (30, 90), "coffee": (60, 180), "rocket": (180, 170)}, 240
 
@@ -51,6 +57,9 @@ OWN, OWN_SIZE = {"astronaut": (10, 110), "chelsea": (30, 90), "coffee": (60, 180
 ROUNDING = 1 / (255 * math.sqrt(12))
 WIENER_POWER = 4e-4                                                 # tried: 1e-4 to 1e-2
 TV_LAM, TV_BETAS, TV_STEPS, TV_INNER = 2.5, (0.3, 0.02), 16, 15     # 1 to 1000, (0.1 to 1, 0.005 to 0.1), 8 to 30
+# For plug and play, the same on 3 photographs that the denoiser was not trained on. 8 steps instead of 24: 0.1 dB less.
+PNP_LAM, PNP_FIRST, PNP_LAST, PNP_STEPS = 0.12, 49 / 255, 4 / 255, 24           # 0.05 to 2, 25 to 100, 1 to 7, 8 to 24
+TOLERANCE = {"psnr": 0.01, "ssim": 0.001}                           # between two machines
 
 
 # --- The protocol ------------------------------------------------------------------------------------------------
@@ -64,40 +73,73 @@ def crop(x, scale):
 def low_resolution(x, k, scale, sigma, lr="8bit"):
     """y = (x ⊗ k)↓s + n with the protocol's noise, the same at every call; float64, not clipped.
 
-    x: (N, C, H, W) in [0, 1], sides multiples of scale. k: (1 or N, 1, h, w). sigma: a number, on the scale of x.
-    lr: "8bit" truncates the blurred picture to whole grey levels, "float" does not. Returns (N, C, h, w).
+    x: (N, C, H, W) in [0, 1], sides multiples of scale. k: (1 or N, 1, h, w), or None: reduced as by MATLAB's imresize.
+    sigma: a number, on the scale of x. lr: a key of LR. Returns (N, C, h, w).
     """
     check_image("x", x)
     check_level("sigma", sigma)
     check_choice("lr", lr, LR)
-    levels = blur(255 * x.double(), k)
+    levels = bicubic_downsample(255 * x.double(), scale) if k is None else blur(255 * x.double(), k)
     if lr == "8bit":
         # Whole up to rounding errors is whole: what becomes of flat areas must not depend on a machine's FFT.
-        levels = (levels + 1e-9).floor().clamp(0, 255)
-    y = downsample(levels, scale) / 255
+        levels = (levels + (0.5 if k is None else 1e-9)).floor().clamp(0, 255)
+    y = (levels if k is None else downsample(levels, scale)) / 255
     noise = np.random.RandomState(0).normal(0, sigma, (*y.shape[-2:], y.shape[1]))    # the published one
     return y + torch.from_numpy(noise).permute(2, 0, 1).to(y)
 
 
 def score(restore, x, k, scale, sigma, lr="8bit"):
-    """PSNR in decibels of a photograph (1, 3, H, W), degraded by the protocol and restored.
+    """(PSNR in decibels, SSIM) of a photograph (1, 3, H, W), degraded by the protocol and restored.
 
     restore: a method, (y, k, scale, sigma) -> x. The rest as for `low_resolution`, but x of any size.
     """
     check_scale(scale)
     x = crop(x, scale)
-    restored = restore(low_resolution(x, k, scale, sigma, lr), k, scale, sigma)
-    return psnr(quantize(restored.to(x)), x, border=scale**2)
+    y = low_resolution(x, k, scale, sigma, lr)
+    pair = quantize(restore(y, bicubic_kernel(scale) if k is None else k, scale, sigma).to(x)), x
+    if k is None:
+        pair, border = [quantize(luma(one)) for one in pair], scale
+    else:
+        border = scale**2
+    return psnr(*pair, border), ssim(*pair, border)
+
+
+def interval(values):
+    """(mean, half the width of its 95 % interval) of scores, one a picture: Student's t, pictures drawn at random.
+
+    values: at least two floats; of two methods, their differences picture by picture tell more than two intervals.
+    """
+    values = np.asarray(list(values), dtype=float)
+    if values.size < 2:
+        raise ValueError(f"values must be at least two scores; got {values.size}")
+    return values.mean(), student.ppf(0.975, values.size - 1) * values.std(ddof=1) / math.sqrt(values.size)
 
 
 # --- Methods -----------------------------------------------------------------------------------------------------
 
 def network(name_or_path):
     """A trained USRNet as a method: in float32, on the GPU where there is one."""
+    model, device = _ready(load_usrnet(name_or_path))
+    return lambda y, k, scale, sigma: model(y.to(device, torch.float32), k, scale, sigma)
+
+
+def plug_and_play(name_or_path):
+    """Half-quadratic splitting with a trained denoiser as a method, otherwise as `network`."""
+    denoiser, device = _ready(load_denoiser(name_or_path))
+
+    def restore(y, k, scale, sigma):
+        sigma = max(sigma, ROUNDING)
+        mu = splitting.penalties(PNP_LAM, PNP_FIRST, max(sigma, PNP_LAST), PNP_STEPS)
+        *_, last = splitting.hqs(y.to(device, torch.float32), k, scale, sigma,
+                                 lambda z, beta: denoiser(z, z.new_full((1, 1, 1, 1), beta)), PNP_LAM, mu)
+        return last.x
+    return restore
+
+
+def _ready(model):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cudnn.allow_tf32 = False        # float32 with all of its digits
-    model = load_usrnet(name_or_path).to(device)
-    return lambda y, k, scale, sigma: model(y.to(device, torch.float32), k, scale, sigma)
+    return model.to(device), device
 
 
 def wiener(y, k, scale, sigma):
@@ -127,7 +169,20 @@ def tv(y, k, scale, sigma):
     return last.x
 
 
-CLASSICAL = {"bicubic": lambda y, k, scale, sigma: bicubic_upsample(y, scale), "wiener": wiener, "tv": tv}
+def bicubic(y, k, scale, sigma):
+    """Bicubic enlargement (Keys, a = -1/2), laid where the middle of the kernel says that y lies; it wraps around."""
+    weights, k = [], k.to(y)
+    for axis in (-2, -1):
+        share, side = k.sum(-3 - axis).flatten() / k.sum(), y.shape[axis]
+        middle = (share * (torch.arange(share.numel()).to(y) - share.numel() // 2)).sum()
+        place = (torch.arange(scale * side).to(y) + middle) / scale              # y[j] sees x around s j - middle
+        away = place[:, None] - torch.arange(side).to(y)
+        weights.append(keys_cubic((away + side / 2) % side - side / 2))
+    return weights[0] @ y @ weights[1].T
+
+
+CLASSICAL = {"bicubic": bicubic, "wiener": wiener, "tv": tv}
+TRAINED = {"network": network, "pnp": plug_and_play}
 
 
 # --- The run -----------------------------------------------------------------------------------------------------
@@ -142,9 +197,9 @@ def read_pictures(source, every=1):
         return {name: images.to_array(images.sample(name, OWN_SIZE, OWN[name])) for name in list(OWN)[::every]}
     if not Path(source).is_dir():
         raise FileNotFoundError(f"images must be a folder or 'own'; got {str(source)!r}")
-    paths = sorted(path for path in Path(source).iterdir() if path.suffix.lower() in ENDINGS)
+    paths = sorted(path for path in Path(source).iterdir() if path.suffix.lower() in PICTURES)
     if not paths:
-        raise FileNotFoundError(f"images: the folder {str(source)!r} holds no picture ({', '.join(ENDINGS)})")
+        raise FileNotFoundError(f"images: the folder {str(source)!r} holds no picture ({', '.join(PICTURES)})")
     pictures = {}
     for path in paths[::every]:
         try:
@@ -157,8 +212,11 @@ def read_pictures(source, every=1):
 def read_kernels(source):
     """The kernels of a MATLAB file, the cell array `kernels`, as stored: {"k1": (1, 1, h, w), ...}, float64.
 
-    source: the file, or "own" for `benchmark_kernels()`. FileNotFoundError or ValueError where there are none.
+    source: the file, "own" for `benchmark_kernels()`, "bicubic" for {"bicubic": None}, as `low_resolution` takes it.
+    FileNotFoundError or ValueError where there are none.
     """
+    if source == "bicubic":
+        return {"bicubic": None}
     if source == "own":
         kernels = benchmark_kernels().split(1)
     else:
@@ -189,46 +247,77 @@ def evaluate(restore, pictures, kernels, results, path):
     ]
     total = len(results["rows"]) * len(kernels) * len(pictures)
     for row, kernel, name in tqdm(missing, initial=total - len(missing), total=total, unit="picture", disable=None):
-        scores = row["psnr"].setdefault(kernel, {})
         x, sigma = images.to_tensor(pictures[name]), row["noise"] / 255
-        scores[name] = score(restore, x, kernels[kernel], row["scale"], sigma, results["settings"]["lr"])
-        if len(scores) == len(pictures):
-            row["means"][kernel] = fmean(scores.values())
+        scores = score(restore, x, kernels[kernel], row["scale"], sigma, results["settings"]["lr"])
+        for metric, value in zip(("psnr", "ssim"), scores, strict=True):
+            row[metric].setdefault(kernel, {})[name] = value
+        if len(row["psnr"][kernel]) == len(pictures):
+            row["means"][kernel] = fmean(row["psnr"][kernel].values())
         if len(row["means"]) == len(kernels):
             row["mean"] = fmean(row["means"].values())
+            row["mean_ssim"] = fmean(fmean(scores.values()) for scores in row["ssim"].values())
+            each = [fmean(scores[name] for scores in row["psnr"].values()) for name in pictures]
+            row["interval"] = interval(each)[1] if len(each) > 1 else None
         _write(path, results)
 
 
 def table(results):
     """The means as a Markdown table: a line for each row, a column for each kernel; empty where not yet known."""
-    kernels = [f"k{number}" for number in range(1, results["settings"]["kernels"]["count"] + 1)]
-    lines = [["scale, noise", *kernels, "mean"], ["---"] * (len(kernels) + 2)]
+    kernels = list(dict.fromkeys(kernel for row in results["rows"] for kernel in row["means"]))
+    lines = [["scale, noise", *kernels, "mean", "SSIM"], ["---"] * (len(kernels) + 3)]
     for row in results["rows"]:
-        means = [*(row["means"].get(kernel) for kernel in kernels), row["mean"]]
-        cells = ("" if mean is None else f"{mean:.2f}" for mean in means)
-        lines.append([f"×{row['scale']}, {row['noise']:g}", *cells])
+        cells = ["" if mean is None else f"{mean:.2f}" for mean in map(row["means"].get, kernels)]
+        mean = "" if row["mean"] is None else f"{row['mean']:.2f}"
+        mean += "" if row["interval"] is None else f" ± {row['interval']:.2f}"
+        similarity = "" if row["mean_ssim"] is None else f"{row['mean_ssim']:.3f}"
+        lines.append([f"×{row['scale']}, {row['noise']:g}", *cells, mean, similarity])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def differences(results, expected):
+    """What keeps two results from being the same, in words: a list, empty where all cells agree to TOLERANCE."""
+    found = [
+        f"{key}: {results['settings'][key]} here, {expected['settings'][key]} there"
+        for key in ("method", "weights", "rows", "lr", "images", "kernels")
+        if results["settings"][key] != expected["settings"][key]
+    ]
+    here, there = _cells(results), _cells(expected)
+    for cell in here | there:
+        pair = here.get(cell, math.nan), there.get(cell, math.nan)
+        if not abs(pair[0] - pair[1]) <= TOLERANCE[cell[0]]:
+            found.append(f"{' '.join(cell)}: {pair[0]:.4f} here, {pair[1]:.4f} there")
+    return found
+
+
+def _cells(results):
+    return {
+        (metric, f"×{row['scale']}, {row['noise']:g},", kernel, name): value for row in results["rows"]
+        for metric in TOLERANCE for kernel, scores in row[metric].items() for name, value in scores.items()
+    }
 
 
 def _resume(path, fresh):
     """The results in `path`, where there are any; refused where anything that decides the numbers was another."""
     if not path.exists():
         return fresh
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        other = [key for key, value in fresh["settings"].items() if found["settings"].get(key) != value]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"out: {path} exists and holds no results; choose another name") from None
+    found = _read("out", path)
+    other = [key for key, value in fresh["settings"].items() if found["settings"].get(key) != value]
     if other:
         raise ValueError(f"out: {path} holds results of other {', '.join(other)}; choose another name, or delete it")
     return found
 
 
+def _read(argument, path):
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        _cells(found), found["settings"].get("rows")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{argument}: {path} holds no results; choose another name") from None
+    return found
+
+
 def _write(path, results):
-    """In one move: whoever reads `path`, at whatever moment, finds a whole file."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    replace_file(path, (json.dumps(results, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 # --- The command -------------------------------------------------------------------------------------------------
@@ -238,17 +327,18 @@ def main(arguments=None):
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = _parser()
     options = parser.parse_args(arguments)
-    if (options.method == "network") != (options.weights is not None):
-        parser.error("--weights goes with --method network, and is needed there")
+    if (options.method in TRAINED) != (options.weights is not None):
+        parser.error(f"--weights goes with --method {' or '.join(TRAINED)}, and is needed there")
     try:
-        restore = network(options.weights) if options.weights else CLASSICAL[options.method]
+        expected = _read("against", options.against) if options.against else None
+        restore = TRAINED[options.method](options.weights) if options.weights else CLASSICAL[options.method]
         pictures, kernels = read_pictures(options.images, options.every), read_kernels(options.kernels)
         _check_sizes(pictures, kernels, {scale for scale, _ in options.rows})
         fresh = {
             "command": shlex.join(["python", "-m", "usrlib.evaluation", *arguments]),
             "settings": _settings(options, pictures, kernels),
-            "rows": [{"scale": scale, "noise": noise, "mean": None, "means": {}, "psnr": {}}
-                     for scale, noise in options.rows],
+            "rows": [{"scale": scale, "noise": noise, "mean": None, "interval": None, "mean_ssim": None, "means": {},
+                      "psnr": {}, "ssim": {}} for scale, noise in options.rows],
         }
         results = _resume(options.out, fresh)
         _write(options.out, results)
@@ -259,6 +349,11 @@ def main(arguments=None):
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on from here")
     print(table(results))
+    if expected is not None:
+        found = differences(results, expected)
+        if found:
+            sys.exit("\n".join([f"{options.out} differs from {options.against}, {len(found)} times:", *found[:10]]))
+        print(f"{options.out} matches {options.against}: every picture within {TOLERANCE['psnr']} dB")
 
 
 def _settings(options, pictures, kernels):
@@ -269,9 +364,9 @@ def _settings(options, pictures, kernels):
         weights = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     return {
         "method": options.method, "weights": weights, "rows": options.rows, "lr": options.lr,
-        "protocol": f"{PROTOCOL} {LR[options.lr]}",
+        "protocol": " ".join([PROTOCOL, *[BICUBIC] * (options.kernels == "bicubic"), LR[options.lr]]),
         "images": {"count": len(pictures), "sha256": _digest(pictures)},
-        "kernels": {"count": len(kernels), "sha256": _digest({name: k.numpy() for name, k in kernels.items()})},
+        "kernels": {"count": len(kernels), "sha256": _digest(kernels)},
         "versions": {"torch": torch.__version__, "numpy": np.__version__, "usrlib": version("usrlib")},
         "device": "cuda" if options.weights and torch.cuda.is_available() else "cpu",
     }
@@ -281,6 +376,7 @@ def _digest(arrays):
     """The SHA-256 of named arrays: names, types, shapes, values."""
     digest = hashlib.sha256()
     for name, array in arrays.items():
+        array = np.asarray(0.0 if array is None else array)
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode() + array.tobytes())
     return digest.hexdigest()
 
@@ -288,7 +384,8 @@ def _digest(arrays):
 def _check_sizes(pictures, kernels, scales):
     """Cropped for any scale, every picture holds the kernels and more than the border."""
     for scale in scales:
-        needed = max(2 * scale**2 + 1, *(side for k in kernels.values() for side in k.shape))
+        sides = [side for k in kernels.values() for side in (bicubic_kernel(scale) if k is None else k).shape]
+        needed = max(2 * scale**2 + 11, *sides)                        # 11: the window of SSIM
         for name, picture in pictures.items():
             if min(crop(torch.from_numpy(picture[..., 0]), scale).shape) < needed:
                 raise ValueError(f"images: {name}, cropped for scale {scale}, needs {needed} pixels a side")
@@ -300,17 +397,18 @@ def _parser():
         description="Measure how well a method restores blurred, small and noisy photographs, by the paper's protocol. "
                     "The results go to a file and, as a Markdown table, to the screen. A run that was interrupted goes "
                     "on when the same command is given again.",
-        epilog=PROTOCOL,
+        epilog=f"{PROTOCOL} With --kernels bicubic: {BICUBIC}",
     )
     add = partial(parser.add_argument, required=True)
     add("--images", metavar="FOLDER", help="a folder of pictures, or 'own': four crops of scikit-image's photographs")
-    add("--kernels", metavar="FILE", help="a .mat file with a cell array `kernels`, or 'own': the library's twelve")
+    add("--kernels", metavar="FILE", help="a .mat file with a cell array `kernels`; 'own': our twelve; or 'bicubic'")
     add("--rows", type=_rows, metavar="S:N,...", help="scale:noise, noise in 255ths: 2:0,3:0,3:2.55,3:7.65,4:0")
     add("--out", type=Path, metavar="FILE", help="the JSON file of the results, written after every picture")
     add = parser.add_argument
-    add("--method", choices=("network", *CLASSICAL), default="network", help="default: network")
-    add("--weights", metavar="NAME", help="of the network: a name that comes with the library, such as tiny, or a file")
+    add("--method", choices=(*TRAINED, *CLASSICAL), default="network", help="default: network")
+    add("--weights", metavar="NAME", help="of network or pnp: a known name, such as tiny, or a file")
     add("--lr", choices=tuple(LR), default="8bit", help=f"8bit (default): {LR['8bit']} float: {LR['float']}")
+    add("--against", type=Path, metavar="FILE", help="results to compare with: fails where a picture's differ")
     add("--every", type=int, default=1, metavar="N", help="take pictures 1, N+1, 2N+1, ... by name")
     return parser
 

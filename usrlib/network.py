@@ -175,18 +175,33 @@ def load_usrnet(name_or_path):
     have the SHA-256 that the card gives. Nothing in a file is ever executed.
     Raises ValueError where there is no such file, or it is damaged, altered or no USRNet.
     """
+    def build(state):
+        hidden, iterations = state["hyper.layers.0.weight"].shape[0], state["hyper.layers.4.weight"].shape[0] // 2
+        return USRNet(iterations, *_shape(state, "prior."), hidden)
+    return _load(name_or_path, build, "USRNet")
+
+
+def load_denoiser(name_or_path):
+    """A ResUNet trained alone, to remove white noise of a level that it is told ("denoiser"); else as `load_usrnet`."""
+    return _load(name_or_path, lambda state: ResUNet(*_shape(state)), "denoiser")
+
+
+def _load(name_or_path, build, what):
     path = find_weights(name_or_path)
     state = _read(path)
     try:
-        blocks = len([key for key in state if re.fullmatch(r"prior\.body\.\d+\.conv1\.weight", key)])
-        strided = [key for key in state if re.fullmatch(rf"prior\.down\.\d+\.{blocks}\.weight", key)]
-        channels = [state[key].shape[0] for key in ("prior.head.weight", *sorted(strided))]
-        hidden, iterations = state["hyper.layers.0.weight"].shape[0], state["hyper.layers.4.weight"].shape[0] // 2
-        model = USRNet(iterations, channels, blocks, hidden)
+        model = build(state)
         model.load_state_dict(state)
     except (KeyError, IndexError, ValueError, RuntimeError) as error:
-        raise ValueError(f"name_or_path must hold the weights of a USRNet; {path.name} does not: {error}") from error
+        raise ValueError(f"name_or_path must hold the weights of a {what}; {path.name} does not: {error}") from error
     return model.float().requires_grad_(False).eval()
+
+
+def _shape(state, prefix=""):
+    """Channels and blocks of the ResUNet whose tensors begin with `prefix`."""
+    blocks = len([key for key in state if re.fullmatch(rf"{prefix}body\.\d+\.conv1\.weight", key)])
+    strided = [key for key in state if re.fullmatch(rf"{prefix}down\.\d+\.{blocks}\.weight", key)]
+    return [state[key].shape[0] for key in (f"{prefix}head.weight", *sorted(strided))], blocks
 
 
 def read_card(name_or_path):

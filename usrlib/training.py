@@ -34,7 +34,7 @@ from tqdm import tqdm
 from .degradation import blur
 from .kernels import motion_kernel
 from .metrics import psnr
-from .network import ResUNet, USRNet, load_usrnet, read_card, save_weights
+from .network import ResUNet, USRNet, load_denoiser, load_usrnet, read_card, save_weights
 from .validation import check_count, check_level, trusted_values
 
 KERNEL_SIZE = 25                   # pixels
@@ -478,11 +478,11 @@ def run(trainer, held_out, out, *, resume=False, time_limit=math.inf, report_eve
         values = (trainer.done, f"{trainer.seconds:.1f}", f"{loss:.6f}", f"{norm:.4f}", f"{rate:.3e}", f"{speed:.1f}")
         rows.append(dict(zip(COLUMNS, (*values, " ".join(scores)), strict=True)))
         if writes:
-            _replace(log, _as_csv(rows))
+            replace_file(log, _as_csv(rows))
             if saves:
                 buffer = io.BytesIO()
                 torch.save(trainer.state(), buffer)
-                _replace(checkpoint, buffer.getvalue())
+                replace_file(checkpoint, buffer.getvalue())
                 save_weights(trainer.averaged, out / "weights.safetensors", card(trainer, rows))
         if stop:
             break
@@ -498,7 +498,7 @@ def _as_csv(rows):
     return text.getvalue().encode()
 
 
-def _replace(path, data):
+def replace_file(path, data):
     """Write a file so that a kill leaves either the old one or the new one, whole."""
     draft = path.with_suffix(path.suffix + ".draft")
     with draft.open("wb") as file:
@@ -518,7 +518,8 @@ def card(trainer, rows):
         "steps_done": trainer.done,
         "continued_from": trainer.origin,
         "photographs": trainer.sampler.photographs.source,
-        "low_resolution": f"{config.eight_bit:.0%} of the samples blurred to 8 bits and truncated, the rest in float",
+        "low_resolution": f"{config.eight_bit:.0%} of the samples blurred to 8 bits and truncated, the rest in float"
+        if config.iterations else "none: white noise is added to photographs",
         "commit": trainer.commit,
         "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else
         f"CPU, {torch.get_num_threads()} threads, {platform.machine()}",
@@ -561,7 +562,8 @@ def main(arguments=None):
     try:
         config = replace(CONFIGS[options.config], **{name: value for name, value in given.items() if value is not None})
         photographs, held_out = read_photographs(options.images, device)
-        model = load_usrnet(options.weights) if options.weights else None
+        load = load_usrnet if config.iterations else load_denoiser
+        model = load(options.weights) if options.weights else None
         origin = read_card(options.weights) if options.weights else None
         trainer = Trainer(config, photographs, model, origin, rank, world)
         if options.compile:
