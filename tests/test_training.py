@@ -347,10 +347,12 @@ def test_what_cannot_be_done_is_refused_in_one_line(folder, tmp_path):
         tmp_path / "fewer", tmp_path / "out", "--steps", "5", "--resume")
 
 
-def test_training_goes_on_from_weights_and_the_card_says_so(folder, tmp_path):
-    finish(command(folder, tmp_path / "first", "--steps", "5"))
-    finish(command(folder, tmp_path / "then", "--steps", "5", "--weights", tmp_path / "first" / "weights.safetensors"))
+@pytest.mark.parametrize("kind", [(), ("--iterations", 0, "--scales", 1)], ids=["network", "denoiser"])
+def test_training_goes_on_from_weights_and_the_card_says_so(folder, tmp_path, kind):
+    weights = tmp_path / "first" / "weights.safetensors"
+    finish(command(folder, tmp_path / "first", "--steps", "5", *kind))
+    finish(command(folder, tmp_path / "then", "--steps", "5", "--weights", weights, *kind))
     card = usrlib.network.read_card(tmp_path / "then" / "weights.safetensors")
-    first = usrlib.network.read_card(tmp_path / "first" / "weights.safetensors")
-    assert card["continued_from"] == first and card["steps_done"] == 5
+    assert card["continued_from"] == usrlib.network.read_card(weights) and card["steps_done"] == 5
     assert float(log(tmp_path / "then")[0][1]) < float(log(tmp_path / "first")[0][1])
+    assert card["architecture"] == ("ResUNet" if kind else "USRNet")

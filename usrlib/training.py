@@ -388,11 +388,12 @@ class Trainer:
         return bool(answer.item())
 
 
-def new_model(config):
-    """A network of `config`'s architecture, near the loop it is to become: its prior changes little, α and β are small.
+def new_model(config, denoiser=None):
+    """A network of `config`'s architecture, near the loop it is to become. Seeded by config.seed.
 
-    The way from head to tail passes the picture on, what is added to it on the way is a tenth of PyTorch's default;
-    H starts at α = 0.01 and β = 0.05 for everything. Seeded by config.seed.
+    Its prior changes little: the way from head to tail passes the picture on, what is added to it on the way is a tenth
+    of PyTorch's default. H starts at α = 0.01 and β = 0.05 for everything. With a denoiser (a trained ResUNet) the
+    network is born as plug and play: that is its prior, and H starts at a path that suits noise of 2.55/255.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -407,10 +408,25 @@ def new_model(config):
             layer.weight[:3].mul_(0.1)
             layer.weight[range(3), range(3), 1, 1] += 1
         if config.iterations:
+            alpha, beta = torch.tensor([0.01, 0.05])[:, None].expand(2, config.iterations)
+            if denoiser is not None:
+                prior.load_state_dict(denoiser.state_dict())
+                beta = torch.logspace(math.log10(49 / 255), math.log10(4 / 255), config.iterations)
+                alpha = 0.12 * (2.55 / 255 / beta) ** 2             # μσ² with μ = λ/β², and λ of `evaluation`
             last = model.hyper.layers[4]
             last.weight.mul_(0.1)
-            last.bias.copy_(torch.tensor([0.01, 0.05]).expm1().log().repeat_interleave(config.iterations))
+            last.bias.copy_(torch.cat([alpha, beta]).expm1().log())
     return model
+
+
+def _load(config, weights):
+    """A network to train on: from its own weights, or born around a denoiser."""
+    if not config.iterations:
+        return load_denoiser(weights)
+    try:
+        return load_usrnet(weights)
+    except ValueError:
+        return new_model(config, load_denoiser(weights))
 
 
 def predict(model, batch, bf16=False):
@@ -544,7 +560,7 @@ def main(arguments=None):
     parser.add_argument("--config", choices=CONFIGS, default="tiny", help="what to train (default: tiny)")
     parser.add_argument("--out", required=True, help="folder for the checkpoint, the log, the weights and their card")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
-    parser.add_argument("--weights", help="start from these weights: a name or a file")
+    parser.add_argument("--weights", help="start from these weights, a name or a file; those of a denoiser will do")
     parser.add_argument("--time-limit", type=float, default=math.inf, help="seconds after which to stop, resumable")
     parser.add_argument("--report-every", type=int, default=100, help="steps between lines of the log (default: 100)")
     parser.add_argument("--save-every", type=int, default=1000, help="steps between checkpoints (default: 1000)")
@@ -562,8 +578,7 @@ def main(arguments=None):
     try:
         config = replace(CONFIGS[options.config], **{name: value for name, value in given.items() if value is not None})
         photographs, held_out = read_photographs(options.images, device)
-        load = load_usrnet if config.iterations else load_denoiser
-        model = load(options.weights) if options.weights else None
+        model = _load(config, options.weights) if options.weights else None
         origin = read_card(options.weights) if options.weights else None
         trainer = Trainer(config, photographs, model, origin, rank, world)
         if options.compile:

@@ -357,6 +357,41 @@ def _network():
     return load_usrnet("tiny")
 
 
+# --- Notebook 07: experiments ------------------------------------------------------------------------------------
+
+def mismatch():
+    """What a wrong kernel and a wrong noise level do: the network, live, told one thing while another is true."""
+    return Explorer(
+        mismatch_panels,
+        {
+            "width": _slider("assumed width (pixels)", 2.0, 0.8, 2.8, 0.1),
+            "sigma": _slider("assumed noise (255ths)", 2.5, 0.0, 50.0, 2.5),
+            "noise": _slider("true noise (255ths)", 2.5, 0.0, 25.0, 2.5),
+            "scale": _slider("scale", 2, 1, 4, 1, whole=True),
+        },
+        continuous=False,
+    )
+
+
+def mismatch_panels(width, sigma, noise, scale):
+    """The panels of `mismatch`; the true width is 1.6 pixels, sigma and noise are in 255ths."""
+    x, y, _, steps = _unfolding_run("Gaussian", scale, noise)
+    right, told = steps[-1].x, gaussian_kernel(25, (width**2, width**2))
+    wrong = _network()(y, told, scale, sigma / 255)
+    panels = {
+        "y": y,
+        f"told width {width:.1f}, noise {sigma:g}/255": wrong,
+        f"told the truth: 1.6, {noise:g}/255": right,
+        "their difference, 4 times, on grey": 0.5 + 4 * (wrong - right),
+        "the truth": x,
+    }
+    misfit = 255 * (y - degrade(wrong, told, scale)).square().mean().sqrt().item()
+    return panels, (
+        f"PSNR {psnr(wrong, x):.1f} dB; told the truth, {psnr(right, x):.1f} dB. "
+        f"The residual with what you assume is {misfit:.1f}/255 per pixel."
+    )
+
+
 # --- Shared ------------------------------------------------------------------------------------------------------
 
 def _slider(description, value, low, high, step, whole=False):
