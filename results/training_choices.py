@@ -2,7 +2,7 @@
 
 The tiny configuration is trained for 300 steps on small crops, once as it is and then again with one thing changed,
 each from three seeds. training_choices.csv, beside this file, gets a row every 50 steps of every run, the card
-training_choices.json says with what it was made. Notebook 06 shows both. About 40 minutes on one core.
+training_choices.json says with what it was made. Notebook 06 shows both. About 45 minutes on one core.
 
 `psnr_last` and `psnr_average` are in dB, of the weights as they stand and of their moving average, on 64 crops of
 photographs that are not trained on, 16 at each scale, the same for every run. `cpu_ms` is processor time a step.
@@ -44,7 +44,12 @@ def constant_rate(config, step):
     return config.learning_rate * min(1, (step + 1) / config.warmup)
 
 
-right_predict = training.predict
+def born_around_a_denoiser(config):
+    """As plug and play, with the denoiser that comes with the library."""
+    return new_model(config, network.load_denoiser("denoiser"))
+
+
+right_predict, new_model = training.predict, training.new_model
 CHOICES = {                                                     # what differs in the configuration, or in the code
     "as it is": {},
     "PyTorch's initialisation": patch.object(training, "new_model", default_model),
@@ -55,6 +60,7 @@ CHOICES = {                                                     # what differs i
     "squared error": patch.object(training, "predict", squared),
     "prior in float32": {"bf16": False},
     "textbook data step": patch.object(network, "DataStep", TextbookDataStep),
+    "born around a denoiser": patch.object(training, "new_model", born_around_a_denoiser),
 }
 
 

@@ -80,7 +80,7 @@ def time_explorers():
     """Median of compute plus painting plus PNG encoding at the default settings, in milliseconds."""
     times = {}
     makers = (widgets.degradation, widgets.kernel_estimation, widgets.splitting, widgets.data_step, widgets.unfolding,
-              widgets.turned_beta)
+              widgets.turned_beta, widgets.mismatch)
     for make in makers:
         times[make.__name__] = median_milliseconds(make().update)[0]
     return times

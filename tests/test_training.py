@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import usrlib
-from usrlib import training
+from usrlib import evaluation, splitting, training
 from usrlib.training import CONFIGS, Config, Dice, Diverged, Photographs, Sampler, Trainer, read_photographs, run
 
 SMALL = Config(iterations=2, channels=(4, 6), blocks=1, hidden=4, crop=36, batch=4, steps=12, warmup=2, bf16=False)
@@ -210,6 +210,29 @@ def test_a_new_network_already_does_something_sensible(photographs):
     assert (usrlib.degrade(x, batch.k, 2) - batch.y).norm() < before
 
 
+def test_a_network_born_around_a_denoiser_is_plug_and_play(photographs):
+    denoiser = training.new_model(replace(SMALL, iterations=0))
+    with torch.no_grad():
+        for weight in denoiser.parameters():
+            weight.mul_(1.01)
+    model, batch = training.new_model(SMALL, denoiser), Sampler(photographs, SMALL)(1, range(4))
+    lam, sigma = evaluation.PNP_LAM, 2.55 / 255
+    mu = splitting.penalties(lam, evaluation.PNP_FIRST, evaluation.PNP_LAST, SMALL.iterations)
+    steps = model.trajectory(batch.y, batch.k, batch.scale, sigma)
+    for step, penalty in zip(steps, mu, strict=True):
+        assert step.alpha[0].item() == pytest.approx(penalty * sigma**2, rel=0.1)
+        assert step.beta[0].item() == pytest.approx((lam / penalty) ** 0.5, rel=0.1)
+        torch.testing.assert_close(step.x, denoiser(step.z, step.beta))
+
+
+def test_a_model_of_another_architecture_is_refused(photographs):
+    other = replace(SMALL, channels=(4, 8))
+    with pytest.raises(ValueError, match="model must have the architecture"):
+        Trainer(SMALL, photographs, training.new_model(other))
+    with pytest.raises(ValueError, match="denoiser must have the architecture"):
+        training.new_model(SMALL, training.new_model(replace(other, iterations=0)))
+
+
 def test_the_kept_weights_are_a_moving_average(photographs):
     trainer = Trainer(replace(SMALL, average=0.9), photographs)
     expected = [parameter.clone() for parameter in trainer.averaged.parameters()]
@@ -347,12 +370,16 @@ def test_what_cannot_be_done_is_refused_in_one_line(folder, tmp_path):
         tmp_path / "fewer", tmp_path / "out", "--steps", "5", "--resume")
 
 
-@pytest.mark.parametrize("kind", [(), ("--iterations", 0, "--scales", 1)], ids=["network", "denoiser"])
-def test_training_goes_on_from_weights_and_the_card_says_so(folder, tmp_path, kind):
+DENOISER = ("--iterations", 0, "--scales", 1)
+
+
+@pytest.mark.parametrize("first, then", [((), ()), (DENOISER, DENOISER), (DENOISER, ())], ids=str)
+def test_training_goes_on_from_weights_and_the_card_says_so(folder, tmp_path, first, then):
     weights = tmp_path / "first" / "weights.safetensors"
-    finish(command(folder, tmp_path / "first", "--steps", "5", *kind))
-    finish(command(folder, tmp_path / "then", "--steps", "5", "--weights", weights, *kind))
+    finish(command(folder, tmp_path / "first", "--steps", "5", *first))
+    finish(command(folder, tmp_path / "then", "--steps", "5", "--weights", weights, *then))
     card = usrlib.network.read_card(tmp_path / "then" / "weights.safetensors")
     assert card["continued_from"] == usrlib.network.read_card(weights) and card["steps_done"] == 5
-    assert float(log(tmp_path / "then")[0][1]) < float(log(tmp_path / "first")[0][1])
-    assert card["architecture"] == ("ResUNet" if kind else "USRNet")
+    if first == then:
+        assert float(log(tmp_path / "then")[0][1]) < float(log(tmp_path / "first")[0][1])
+    assert card["architecture"] == ("ResUNet" if then else "USRNet")

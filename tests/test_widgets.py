@@ -20,6 +20,7 @@ EXPLORERS = {
     "data_step": widgets.data_step,
     "unfolding": widgets.unfolding,
     "turned_beta": widgets.turned_beta,
+    "mismatch": widgets.mismatch,
 }
 each_explorer = pytest.mark.parametrize("name", EXPLORERS)
 

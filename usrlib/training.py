@@ -318,6 +318,8 @@ class Trainer:
     def __init__(self, config, photographs, model=None, origin=None, rank=0, world=1):
         if config.batch % world:
             raise ValueError(f"batch must be a multiple of the number of processes, {world}; got {config.batch}")
+        if model is not None and _shapes(model) != _shapes(new_model(config)):
+            raise ValueError("model must have the architecture of config; its weights have other names or shapes")
         self.config, self.sampler, self.origin, self.world = config, Sampler(photographs, config), origin, world
         self.index = range(rank * config.batch // world, (rank + 1) * config.batch // world)
         self.model = (model or new_model(config)).to(self.sampler.device).requires_grad_(True).train()
@@ -410,6 +412,8 @@ def new_model(config, denoiser=None):
         if config.iterations:
             alpha, beta = torch.tensor([0.01, 0.05])[:, None].expand(2, config.iterations)
             if denoiser is not None:
+                if _shapes(denoiser) != _shapes(prior):
+                    raise ValueError("denoiser must have the architecture of config's prior")
                 prior.load_state_dict(denoiser.state_dict())
                 beta = torch.logspace(math.log10(49 / 255), math.log10(4 / 255), config.iterations)
                 alpha = 0.12 * (2.55 / 255 / beta) ** 2             # μσ² with μ = λ/β², and λ of `evaluation`
@@ -427,6 +431,10 @@ def _load(config, weights):
         return load_usrnet(weights)
     except ValueError:
         return new_model(config, load_denoiser(weights))
+
+
+def _shapes(model):
+    return {name: weight.shape for name, weight in model.named_parameters()}
 
 
 def predict(model, batch, bf16=False):
