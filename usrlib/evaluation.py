@@ -30,6 +30,7 @@ from .fourier import embed
 from .kernels import benchmark_kernels, bicubic_kernel, keys_cubic
 from .metrics import luma, psnr, quantize, ssim
 from .network import find_weights, load_denoiser, load_usrnet
+from .splitting import ROUNDING
 from .training import PICTURES, replace_file
 from .validation import check_choice, check_count, check_image, check_level, check_scale
 
@@ -54,11 +55,9 @@ OWN, OWN_SIZE = {"astronaut": (10, 110), "chelsea": (30, 90), "coffee": (60, 180
 # The constants of the classical methods were chosen for the best PSNR on training photographs: 6 crops of BSDS400,
 # 3 kernels, 8-bit y, five rows (×2, ×3, ×4 without noise, ×3 with 2.55 and 7.65). One value serves all rows: of the
 # mean, half or twice of it costs less than 0.1 dB. An 8-bit y is never without noise: ROUNDING is what rounding adds.
-ROUNDING = 1 / (255 * math.sqrt(12))
 WIENER_POWER = 4e-4                                                 # tried: 1e-4 to 1e-2
 TV_LAM, TV_BETAS, TV_STEPS, TV_INNER = 2.5, (0.3, 0.02), 16, 15     # 1 to 1000, (0.1 to 1, 0.005 to 0.1), 8 to 30
-# For plug and play, the same on 3 photographs that the denoiser was not trained on. 8 steps instead of 24: 0.1 dB less.
-PNP_LAM, PNP_FIRST, PNP_LAST, PNP_STEPS = 0.12, 49 / 255, 4 / 255, 24           # 0.05 to 2, 25 to 100, 1 to 7, 8 to 24
+PNP_STEPS = 24                                                      # 8 to 24; 8 cost 0.1 dB
 TOLERANCE = {"psnr": 0.01, "ssim": 0.001}                           # between two machines
 
 
@@ -129,9 +128,9 @@ def plug_and_play(name_or_path):
 
     def restore(y, k, scale, sigma):
         sigma = max(sigma, ROUNDING)
-        mu = splitting.penalties(PNP_LAM, PNP_FIRST, max(sigma, PNP_LAST), PNP_STEPS)
         *_, last = splitting.hqs(y.to(device, torch.float32), k, scale, sigma,
-                                 lambda z, beta: denoiser(z, z.new_full((1, 1, 1, 1), beta)), PNP_LAM, mu)
+                                 lambda z, beta: denoiser(z, z.new_full((1, 1, 1, 1), beta)),
+                                 *splitting.plug_and_play(sigma, PNP_STEPS))
         return last.x
     return restore
 

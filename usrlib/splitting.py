@@ -40,6 +40,17 @@ def penalties(lam, beta_first, beta_last, iterations):
     return [lam / beta**2 for beta in np.geomspace(beta_first, beta_last, iterations).tolist()]
 
 
+# For a trained denoiser as the prior, chosen for the best mean PSNR on 3 photographs that it was not trained on, with
+# 3 kernels, 8-bit y and five rows (×2, ×3, ×4 without noise, ×3 with 2.55 and 7.65). Rounding to 8 bits is noise, too.
+ROUNDING = 1 / (255 * math.sqrt(12))
+PNP_LAM, PNP_FIRST, PNP_LAST = 0.12, 49 / 255, 4 / 255             # tried: 0.05 to 2, 25 to 100, 1 to 7
+
+
+def plug_and_play(sigma, iterations):
+    """(lam, mu) for `hqs` with a trained denoiser: β falls from PNP_FIRST to sigma, or PNP_LAST if that is larger."""
+    return PNP_LAM, penalties(PNP_LAM, PNP_FIRST, max(sigma, PNP_LAST), iterations)
+
+
 def hqs(y, k, scale, sigma, prior, lam, mu):
     """Alternate data step and prior along a path of penalties: an iterator of `Step`, one for each entry of mu.
 

@@ -35,6 +35,7 @@ from .degradation import blur
 from .kernels import motion_kernel
 from .metrics import psnr
 from .network import ResUNet, USRNet, load_denoiser, load_usrnet, read_card, save_weights
+from .splitting import ALPHA_FLOOR, ROUNDING, plug_and_play
 from .validation import check_count, check_level, trusted_values
 
 KERNEL_SIZE = 25                   # pixels
@@ -395,7 +396,7 @@ def new_model(config, denoiser=None):
 
     Its prior changes little: the way from head to tail passes the picture on, what is added to it on the way is a tenth
     of PyTorch's default. H starts at α = 0.01 and β = 0.05 for everything. With a denoiser (a trained ResUNet) the
-    network is born as plug and play: that is its prior, and H starts at a path that suits noise of 2.55/255.
+    network is born as plug and play: that is its prior, and H knows the path of `splitting.plug_and_play`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -410,17 +411,33 @@ def new_model(config, denoiser=None):
             layer.weight[:3].mul_(0.1)
             layer.weight[range(3), range(3), 1, 1] += 1
         if config.iterations:
-            alpha, beta = torch.tensor([0.01, 0.05])[:, None].expand(2, config.iterations)
-            if denoiser is not None:
-                if _shapes(denoiser) != _shapes(prior):
-                    raise ValueError("denoiser must have the architecture of config's prior")
-                prior.load_state_dict(denoiser.state_dict())
-                beta = torch.logspace(math.log10(49 / 255), math.log10(4 / 255), config.iterations)
-                alpha = 0.12 * (2.55 / 255 / beta) ** 2             # μσ² with μ = λ/β², and λ of `evaluation`
             last = model.hyper.layers[4]
             last.weight.mul_(0.1)
-            last.bias.copy_(torch.cat([alpha, beta]).expm1().log())
+            last.bias.copy_(torch.tensor([0.01, 0.05]).expm1().log().repeat_interleave(config.iterations))
+    if denoiser is not None:
+        if _shapes(denoiser) != _shapes(prior):
+            raise ValueError("denoiser must have the architecture of config's prior")
+        prior.load_state_dict(denoiser.state_dict())
+        _teach_path(model.hyper, config)
     return model
+
+
+def _teach_path(hyper, config):
+    """Fit H to the path of plug and play in the mean absolute logarithm, over noise levels, the same for all scales."""
+    levels = torch.linspace(0, 1, 101) ** 3 * config.noise / 255            # the path bends where there is little noise
+    paths = []
+    for sigma in (max(level, ROUNDING) for level in levels.tolist()):
+        lam, mu = plug_and_play(sigma, config.iterations)
+        paths.append([max(m * sigma**2, ALPHA_FLOOR) for m in mu] + [(lam / m) ** 0.5 for m in mu])
+    target = torch.tensor(paths).log().repeat(len(config.scales), 1)
+    given = torch.cartesian_prod(torch.tensor(config.scales).float(), levels).flip(1)
+    optimiser = torch.optim.Adam(hyper.parameters(), 3e-3)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1, 0.01, total_iters=5000)
+    for _ in range(5000):
+        ((hyper.layers(given) + 1e-6).log() - target).abs().mean().backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        schedule.step()
 
 
 def _load(config, weights):
