@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.ndimage import convolve
 
 import usrlib
-from usrlib import evaluation, images
+from usrlib import evaluation, images, splitting
 
 BSD68 = ROOT.parent / "shared" / "test" / "CBSD68"
 
@@ -221,12 +221,12 @@ def test_plug_and_play_is_the_loop_with_the_denoiser_and_beats_total_variation()
         calls.append(beta)
         return denoiser(z, torch.full((1, 1, 1, 1), beta))
 
-    end = max(2.55 / 255, evaluation.PNP_LAST)
-    mu = usrlib.splitting.penalties(evaluation.PNP_LAM, evaluation.PNP_FIRST, end, evaluation.PNP_STEPS)
-    *_, last = usrlib.hqs(y.float(), k, 2, 2.55 / 255, prior, evaluation.PNP_LAM, mu)
+    path = splitting.plug_and_play(2.55 / 255, evaluation.PNP_STEPS)
+    *_, last = usrlib.hqs(y.float(), k, 2, 2.55 / 255, prior, *path)
     restore = evaluation.plug_and_play("denoiser")
     torch.testing.assert_close(restore(y, k, 2, 2.55 / 255), last.x)
-    assert calls[-1] == pytest.approx(end) and len(calls) == evaluation.PNP_STEPS
+    assert len(calls) == evaluation.PNP_STEPS and calls[0] == pytest.approx(splitting.PNP_FIRST)
+    assert calls[-1] == pytest.approx(max(2.55 / 255, splitting.PNP_LAST))
     ours, theirs = (evaluation.score(method, x, k, 2, 2.55 / 255)[0] for method in (restore, evaluation.tv))
     assert ours > theirs
 

@@ -6,8 +6,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 
 import pytest
+
+from usrlib import evaluation
 
 ROOT = Path(__file__).parents[1]
 # Bottom to top: a file imports only from files before it.
@@ -56,32 +59,42 @@ def test_the_readme_quotes_the_committed_benchmark():
     assert all(result["targets"].values())
 
 
-def test_the_readme_quotes_the_committed_results_and_the_network_is_best_for_every_kernel():
-    methods = ("bicubic", "wiener", "tv", "tiny")
-    results = [json.loads((ROOT / "results" / f"own_{name}.json").read_text(encoding="utf-8")) for name in methods]
+def rows(name):
+    return json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))["rows"]
+
+
+def test_the_readme_quotes_the_committed_results_and_the_network_beats_classical_methods_for_every_kernel():
+    methods = ("bicubic", "wiener", "tv", "pnp", "tiny", "authors")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for *classical, network in zip(*(result["rows"] for result in results), strict=True):
-        means = (f"{row['mean']:.2f}" for row in (*classical, network))
+    for all_of_them in zip(*(rows(f"own_{name}") for name in methods), strict=True):
+        means = (f"{row['mean']:.2f}" for row in all_of_them)
+        *classical, _, network, _ = all_of_them
         assert f"| ×{network['scale']}, {network['noise']:g} | {' | '.join(means)} |" in readme
         for kernel, mean in network["means"].items():
             assert mean > max(row["means"][kernel] for row in classical)
 
 
 def test_the_readme_quotes_the_comparison_with_the_authors_weights():
-    ours, theirs = (
-        json.loads((ROOT / "results" / f"cbsd68_{name}.json").read_text(encoding="utf-8"))
-        for name in ("tiny", "authors")
-    )
+    ours, theirs = rows("cbsd68_tiny"), rows("cbsd68_authors")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for name, result in (("our tiny", ours), ("the authors' tiny", theirs)):
-        means = (f"{row['mean']:.2f}" for row in result["rows"])
+        means = (f"{row['mean']:.2f}" for row in result)
         assert f"| {name} | {' | '.join(means)} |" in readme
-    gaps = [their["mean"] - our["mean"] for our, their in zip(ours["rows"], theirs["rows"], strict=True)]
+    gaps = [their["mean"] - our["mean"] for our, their in zip(ours, theirs, strict=True)]
     assert f"{min(gaps):.1f} to {max(gaps):.1f} dB ahead" in readme
+    intervals = []
+    for our, their in zip(ours, theirs, strict=True):
+        each = [[fmean(scores[name] for scores in row["psnr"].values()) for name in row["psnr"]["k1"]]
+                for row in (our, their)]
+        mean, half = evaluation.interval(b - a for a, b in zip(*each, strict=True))
+        intervals.append(f"{mean:.2f} ± {half:.2f}")
+    assert f"| {' | '.join(intervals)} |" in readme
 
 
-@pytest.mark.parametrize("name", ["own_tiny", "cbsd68_tiny"])
-def test_the_results_are_those_of_the_bundled_weights(name):
+@pytest.mark.parametrize("name, weights", [
+    ("own_tiny", "tiny"), ("cbsd68_tiny", "tiny"), ("table2_tiny", "tiny"), ("own_pnp", "denoiser"),
+])
+def test_the_results_are_those_of_the_bundled_weights(name, weights):
     settings = json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))["settings"]
-    card = json.loads((ROOT / "usrlib" / "weights" / "tiny.json").read_text(encoding="utf-8"))
+    card = json.loads((ROOT / "usrlib" / "weights" / f"{weights}.json").read_text(encoding="utf-8"))
     assert settings["weights"]["sha256"] == card["sha256"]

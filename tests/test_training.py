@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import usrlib
-from usrlib import evaluation, splitting, training
+from usrlib import splitting, training
 from usrlib.training import CONFIGS, Config, Dice, Diverged, Photographs, Sampler, Trainer, read_photographs, run
 
 SMALL = Config(iterations=2, channels=(4, 6), blocks=1, hidden=4, crop=36, batch=4, steps=12, warmup=2, bf16=False)
@@ -210,19 +210,21 @@ def test_a_new_network_already_does_something_sensible(photographs):
     assert (usrlib.degrade(x, batch.k, 2) - batch.y).norm() < before
 
 
-def test_a_network_born_around_a_denoiser_is_plug_and_play(photographs):
-    denoiser = training.new_model(replace(SMALL, iterations=0))
+@pytest.mark.parametrize("noise", [0.0, 2.55, 7.65, 25.0])
+def test_a_network_born_around_a_denoiser_is_plug_and_play(photographs, noise):
+    config = replace(SMALL, hidden=32, iterations=3)
+    denoiser = training.new_model(replace(config, iterations=0))
     with torch.no_grad():
         for weight in denoiser.parameters():
             weight.mul_(1.01)
-    model, batch = training.new_model(SMALL, denoiser), Sampler(photographs, SMALL)(1, range(4))
-    lam, sigma = evaluation.PNP_LAM, 2.55 / 255
-    mu = splitting.penalties(lam, evaluation.PNP_FIRST, evaluation.PNP_LAST, SMALL.iterations)
-    steps = model.trajectory(batch.y, batch.k, batch.scale, sigma)
-    for step, penalty in zip(steps, mu, strict=True):
-        assert step.alpha[0].item() == pytest.approx(penalty * sigma**2, rel=0.1)
-        assert step.beta[0].item() == pytest.approx((lam / penalty) ** 0.5, rel=0.1)
+    model, batch = training.new_model(config, denoiser), Sampler(photographs, config)(1, range(4))
+    sigma = max(noise / 255, splitting.ROUNDING)
+    lam, mu = splitting.plug_and_play(sigma, config.iterations)
+    for step, penalty in zip(model.trajectory(batch.y, batch.k, batch.scale, noise / 255), mu, strict=True):
+        assert step.alpha[0].item() == pytest.approx(penalty * sigma**2, rel=0.3)
+        assert step.beta[0].item() == pytest.approx((lam / penalty) ** 0.5, rel=0.15)
         torch.testing.assert_close(step.x, denoiser(step.z, step.beta))
+    assert all(weight.grad is None for weight in model.parameters())
 
 
 def test_a_model_of_another_architecture_is_refused(photographs):
