@@ -430,7 +430,7 @@ def _teach_path(hyper, config):
         lam, mu = plug_and_play(sigma, config.iterations)
         paths.append([max(m * sigma**2, ALPHA_FLOOR) for m in mu] + [(lam / m) ** 0.5 for m in mu])
     target = torch.tensor(paths).log().repeat(len(config.scales), 1)
-    given = torch.cartesian_prod(torch.tensor(config.scales).float(), levels).flip(1)
+    given = torch.cartesian_prod(torch.tensor(config.scales, dtype=levels.dtype), levels).flip(1)
     optimiser = torch.optim.Adam(hyper.parameters(), 3e-3)
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1, 0.01, total_iters=5000)
     for _ in range(5000):
