@@ -72,6 +72,8 @@ def test_the_readme_quotes_the_committed_results_and_the_network_beats_classical
         assert f"| ×{network['scale']}, {network['noise']:g} | {' | '.join(means)} |" in readme
         for kernel, mean in network["means"].items():
             assert mean > max(row["means"][kernel] for row in classical)
+    apart = max(abs(a["mean"] - b["mean"]) for a, b in zip(rows("own_pnp"), rows("own_tiny"), strict=True))
+    assert f"the two differ by {apart:.2f} dB at most" in readme
 
 
 def test_the_readme_quotes_the_comparison_with_the_authors_weights():
@@ -81,7 +83,7 @@ def test_the_readme_quotes_the_comparison_with_the_authors_weights():
         means = (f"{row['mean']:.2f}" for row in result)
         assert f"| {name} | {' | '.join(means)} |" in readme
     gaps = [their["mean"] - our["mean"] for our, their in zip(ours, theirs, strict=True)]
-    assert f"{min(gaps):.1f} to {max(gaps):.1f} dB ahead" in readme
+    assert f"{min(gaps):.2f} to {max(gaps):.2f} dB ahead" in readme
     intervals = []
     for our, their in zip(ours, theirs, strict=True):
         each = [[fmean(scores[name] for scores in row["psnr"].values()) for name in row["psnr"]["k1"]]
