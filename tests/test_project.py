@@ -93,6 +93,15 @@ def test_the_readme_quotes_the_comparison_with_the_authors_weights():
     assert f"| {' | '.join(intervals)} |" in readme
 
 
+@pytest.mark.parametrize("name, label", [
+    ("bicubic", "bicubic enlargement"), ("tiny", "our tiny, bicubic kernel"),
+    ("authors", "the authors' tiny, bicubic kernel"),
+])
+def test_the_readme_quotes_the_results_for_bicubic_reduction(name, label):
+    means = (f"{row['mean']:.2f}" for row in rows(f"table2_{name}"))
+    assert f"| {label} | {' | '.join(means)} |" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("name, weights", [
     ("own_tiny", "tiny"), ("cbsd68_tiny", "tiny"), ("table2_tiny", "tiny"), ("own_pnp", "denoiser"),
 ])
