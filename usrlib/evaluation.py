@@ -29,9 +29,7 @@ from .degradation import bicubic_downsample, blur, downsample
 from .fourier import embed
 from .kernels import benchmark_kernels, bicubic_kernel, keys_cubic
 from .metrics import luma, psnr, quantize, ssim
-from .network import find_weights, load_denoiser, load_usrnet
-from .splitting import ROUNDING
-from .training import PICTURES, replace_file
+from .network import find_weights, load_denoiser, load_usrnet, replace_file
 from .validation import check_choice, check_count, check_image, check_level, check_scale
 
 PROTOCOL = (
@@ -78,11 +76,12 @@ def low_resolution(x, k, scale, sigma, lr="8bit"):
     check_image("x", x)
     check_level("sigma", sigma)
     check_choice("lr", lr, LR)
-    levels = bicubic_downsample(255 * x.double(), scale) if k is None else blur(255 * x.double(), k)
+    x = 255 * x.double()
+    levels = bicubic_downsample(x, scale) if k is None else downsample(blur(x, k), scale)
     if lr == "8bit":
         # Whole up to rounding errors is whole: what becomes of flat areas must not depend on a machine's FFT.
         levels = (levels + (0.5 if k is None else 1e-9)).floor().clamp(0, 255)
-    y = (levels if k is None else downsample(levels, scale)) / 255
+    y = levels / 255
     noise = np.random.RandomState(0).normal(0, sigma, (*y.shape[-2:], y.shape[1]))    # the published one
     return y + torch.from_numpy(noise).permute(2, 0, 1).to(y)
 
@@ -127,7 +126,7 @@ def plug_and_play(name_or_path):
     denoiser, device = _ready(load_denoiser(name_or_path))
 
     def restore(y, k, scale, sigma):
-        sigma = max(sigma, ROUNDING)
+        sigma = max(sigma, splitting.ROUNDING)
         *_, last = splitting.hqs(y.to(device, torch.float32), k, scale, sigma,
                                  lambda z, beta: denoiser(z, z.new_full((1, 1, 1, 1), beta)),
                                  *splitting.plug_and_play(sigma, PNP_STEPS))
@@ -156,7 +155,7 @@ def wiener(y, k, scale, sigma):
     spread = spread.roll((shape[0] // 2, shape[1] // 2), dims=(-2, -1))
     mean = y.mean((-2, -1), keepdim=True)
     start = y.new_zeros(*y.shape[:2], *shape)
-    u = data_step(start, y - mean, spread, scale, max(sigma, ROUNDING) ** 2 / WIENER_POWER)
+    u = data_step(start, y - mean, spread, scale, max(sigma, splitting.ROUNDING) ** 2 / WIENER_POWER)
     return mean / k.to(y).sum((-2, -1), keepdim=True) + torch.fft.irfft2(torch.fft.rfft2(u) * root, s=shape)
 
 
@@ -164,7 +163,7 @@ def tv(y, k, scale, sigma):
     """Half-quadratic splitting with total variation. λ and the path of β are constants: sigma enters as 1/σ^2 in E."""
     prior = partial(splitting.total_variation, iterations=TV_INNER)
     mu = splitting.penalties(TV_LAM, *TV_BETAS, TV_STEPS)
-    *_, last = splitting.hqs(y, k, scale, max(sigma, ROUNDING), prior, TV_LAM, mu)
+    *_, last = splitting.hqs(y, k, scale, max(sigma, splitting.ROUNDING), prior, TV_LAM, mu)
     return last.x
 
 
@@ -196,9 +195,9 @@ def read_pictures(source, every=1):
         return {name: images.to_array(images.sample(name, OWN_SIZE, OWN[name])) for name in list(OWN)[::every]}
     if not Path(source).is_dir():
         raise FileNotFoundError(f"images must be a folder or 'own'; got {str(source)!r}")
-    paths = sorted(path for path in Path(source).iterdir() if path.suffix.lower() in PICTURES)
+    paths = sorted(path for path in Path(source).iterdir() if path.suffix.lower() in images.PICTURES)
     if not paths:
-        raise FileNotFoundError(f"images: the folder {str(source)!r} holds no picture ({', '.join(PICTURES)})")
+        raise FileNotFoundError(f"images: the folder {str(source)!r} holds no picture ({', '.join(images.PICTURES)})")
     pictures = {}
     for path in paths[::every]:
         try:

@@ -10,6 +10,7 @@ from skimage import data
 from .validation import check_choice, check_count, check_image, check_shape
 
 SAMPLES = ("astronaut", "chelsea", "coffee", "rocket")
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")      # endings of files that are taken for one
 
 
 def sample(name, size=None, corner=(0, 0)):

@@ -7,6 +7,7 @@ layers (Zhang, Van Gool, Timofte, CVPR 2020, section 4). Derived and built by ha
 """
 
 import json
+import os
 import re
 from hashlib import sha256
 from itertools import pairwise
@@ -162,9 +163,20 @@ def save_weights(model, path, card):
     """
     path = Path(path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    path.write_bytes(serialise(tensors))
-    card = card | {"sha256": sha256(path.read_bytes()).hexdigest()}
-    path.with_suffix(".json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    data = serialise(tensors)
+    replace_file(path, data)
+    card = card | {"sha256": sha256(data).hexdigest()}
+    replace_file(path.with_suffix(".json"), (json.dumps(card, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def replace_file(path, data):
+    """Write a file so that a kill leaves either the old one or the new one, whole."""
+    draft = path.with_suffix(path.suffix + ".draft")
+    with draft.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
 
 
 def load_usrnet(name_or_path):

@@ -73,8 +73,12 @@ def hqs(y, k, scale, sigma, prior, lam, mu):
         raise ValueError("mu must hold at least one number above 0; it is empty")
     for value in path:
         check_level("mu", value, positive=True)
-    levels = [(max(value * float(sigma) ** 2, ALPHA_FLOOR), math.sqrt(lam / value)) for value in path]
-    return alternate(solve, bicubic_upsample(y, scale), prior, levels)
+    return alternate(solve, bicubic_upsample(y, scale), prior, levels(float(sigma), lam, path))
+
+
+def levels(sigma, lam, mu):
+    """(alpha, beta) for every penalty of mu: alpha = mu sigma^2, at least ALPHA_FLOOR, and beta = sqrt(lam / mu)."""
+    return [(max(value * sigma**2, ALPHA_FLOOR), math.sqrt(lam / value)) for value in mu]
 
 
 def alternate(solve, x, prior, levels):

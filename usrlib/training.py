@@ -32,17 +32,17 @@ from torch import nn
 from tqdm import tqdm
 
 from .degradation import blur
+from .images import PICTURES
 from .kernels import motion_kernel
 from .metrics import psnr
-from .network import ResUNet, USRNet, load_denoiser, load_usrnet, read_card, save_weights
-from .splitting import ALPHA_FLOOR, ROUNDING, plug_and_play
+from .network import ResUNet, USRNet, load_denoiser, load_usrnet, read_card, replace_file, save_weights
+from .splitting import ROUNDING, levels, plug_and_play
 from .validation import check_count, check_level, trusted_values
 
 KERNEL_SIZE = 25                   # pixels
 MOTION_SEEDS = range(1000, 3048)   # kernels rendered before training; those of the benchmark have seeds below 1000
 HELD_OUT = 32                      # one photograph in so many is never trained on
 HELD_OUT_SEED = 2**40               # what is measured on them is the same for every run
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)
@@ -424,13 +424,10 @@ def new_model(config, denoiser=None):
 
 def _teach_path(hyper, config):
     """Fit H to the path of plug and play in the mean absolute logarithm, over noise levels, the same for all scales."""
-    levels = torch.linspace(0, 1, 101) ** 3 * config.noise / 255            # the path bends where there is little noise
-    paths = []
-    for sigma in (max(level, ROUNDING) for level in levels.tolist()):
-        lam, mu = plug_and_play(sigma, config.iterations)
-        paths.append([max(m * sigma**2, ALPHA_FLOOR) for m in mu] + [(lam / m) ** 0.5 for m in mu])
-    target = torch.tensor(paths).log().repeat(len(config.scales), 1)
-    given = torch.cartesian_prod(torch.tensor(config.scales, dtype=levels.dtype), levels).flip(1)
+    noise = torch.linspace(0, 1, 101) ** 3 * config.noise / 255             # the path bends where there is little noise
+    paths = [levels(sigma, *plug_and_play(sigma, config.iterations)) for sigma in noise.clamp(min=ROUNDING).tolist()]
+    target = torch.tensor(paths).mT.flatten(1).log().repeat(len(config.scales), 1)          # all α, then all β
+    given = torch.cartesian_prod(torch.tensor(config.scales, dtype=noise.dtype), noise).flip(1)
     optimiser = torch.optim.Adam(hyper.parameters(), 3e-3)
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1, 0.01, total_iters=5000)
     for _ in range(5000):
@@ -537,16 +534,6 @@ def _as_csv(rows):
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()
-
-
-def replace_file(path, data):
-    """Write a file so that a kill leaves either the old one or the new one, whole."""
-    draft = path.with_suffix(path.suffix + ".draft")
-    with draft.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
 
 
 def card(trainer, rows):
