@@ -41,12 +41,14 @@ def show(figure, name, alt):
 def save(figure, name):
     """Save a figure as figures/<name>.png, close it, and return the file's bytes.
 
-    The picture is reduced to 256 colours, chosen for it, so that notebooks stay small.
+    The picture is reduced to 256 colours, so that notebooks stay small. They are spread over all that occur in it:
+    a median cut would merge the rare ones, and put edges into faces that are not there.
     """
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     plt.close(figure)
-    png = encode_png(Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG), level=9)
+    colours = Image.open(buffer).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1)
+    png = encode_png(colours, level=9)
     FIGURES.mkdir(exist_ok=True)
     (FIGURES / f"{name}.png").write_bytes(png)
     return png
@@ -95,7 +97,7 @@ def draw_kernel(axis, k, title="", centre=True):
     """A kernel as an image: blue below zero, red above, its centre (h // 2, w // 2) marked with a cross."""
     k = torch.as_tensor(k).detach().reshape(k.shape[-2:])
     peak = k.abs().max().item()
-    picture = axis.imshow(k.numpy(), cmap="RdBu_r", vmin=-peak, vmax=peak)
+    picture = axis.imshow(k.cpu().numpy(), cmap="RdBu_r", vmin=-peak, vmax=peak)
     if centre:
         axis.plot(k.shape[1] // 2, k.shape[0] // 2, "+", color="black", markersize=8)
     axis.set_title(title)
@@ -111,7 +113,7 @@ def draw_spectrum(axis, x, title=""):
     """
     spectrum = x if x.is_complex() else torch.fft.fft2(x.detach().mean(1))
     picture = axis.imshow(
-        log_magnitude(spectrum).numpy(), cmap="magma", vmin=0, vmax=1, extent=(-0.5, 0.5, 0.5, -0.5)
+        log_magnitude(spectrum).cpu().numpy(), cmap="magma", vmin=0, vmax=1, extent=(-0.5, 0.5, 0.5, -0.5)
     )
     axis.set(title=title, xlabel="cycles per pixel", xticks=[-0.5, 0, 0.5], yticks=[-0.5, 0, 0.5])
     axis.grid(False)
