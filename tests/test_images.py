@@ -111,6 +111,12 @@ def test_to_array_refuses_what_is_not_one_picture(x):
         images.to_array(x)
 
 
+def test_sixteen_bits_are_refused_rather_than_clipped(tmp_path):
+    Image.fromarray(np.array([[0, 256, 65535]], np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(OSError, match="more than 8 bits"):
+        images.read(tmp_path / "deep.png")
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         images.read(tmp_path / "nowhere.png")

@@ -64,6 +64,13 @@ def test_the_bits_are_those_of_splitmix64():
         assert [value % 2**64 for value in bits.flatten().tolist()] == list(splitmix(stream, 6))
 
 
+@pytest.mark.parametrize("count", [1, 7, 10**6, 2**31 - 1, 9_500_000_000, 2**50 + 1])
+def test_an_integer_below_a_count_is_exact_also_for_billions_of_pixels(count):
+    dice = Dice(3, 5, torch.arange(50))
+    expected = [(bits % 2**64 >> 32) * count >> 32 for bits in dice.bits("place").tolist()]
+    assert dice.below("place", count).tolist() == expected
+
+
 def test_a_sample_is_a_function_of_seed_step_and_index_alone():
     whole = Dice(0, 7, torch.arange(8)).normal("noise", 3, 5)
     assert torch.equal(Dice(0, 7, torch.arange(4, 8)).normal("noise", 3, 5), whole[4:])
@@ -174,11 +181,16 @@ def test_tiles_of_one_photograph_are_held_out_together():
 @pytest.mark.parametrize("name, value", [
     ("iterations", -1), ("iterations", 2.5), ("channels", (4, 0)), ("blocks", 0), ("scales", (0,)), ("noise", -1.0),
     ("crop", 50), ("crop", 12), ("batch", 0), ("steps", "9"), ("learning_rate", 0.0), ("clip", float("nan")),
-    ("seed", -1),
+    ("seed", -1), ("channels", ()), ("scales", ()),
 ])
 def test_a_bad_configuration_is_refused_by_name(name, value):
     with pytest.raises((ValueError, TypeError), match=rf"^{name} "):
         replace(SMALL, **{name: value})
+
+
+def test_a_denoiser_has_no_scales():
+    with pytest.raises(ValueError, match=r"^scales must be 1 alone"):
+        replace(SMALL, iterations=0)
 
 
 def test_the_learning_rate_warms_up_and_falls_along_a_cosine():
@@ -213,7 +225,7 @@ def test_a_new_network_already_does_something_sensible(photographs):
 @pytest.mark.parametrize("noise", [0.0, 2.55, 7.65, 25.0])
 def test_a_network_born_around_a_denoiser_is_plug_and_play(photographs, noise):
     config = replace(SMALL, hidden=32, iterations=3)
-    denoiser = training.new_model(replace(config, iterations=0))
+    denoiser = training.new_model(replace(config, iterations=0, scales=(1,)))
     with torch.no_grad():
         for weight in denoiser.parameters():
             weight.mul_(1.01)
@@ -232,7 +244,7 @@ def test_a_model_of_another_architecture_is_refused(photographs):
     with pytest.raises(ValueError, match="model must have the architecture"):
         Trainer(SMALL, photographs, training.new_model(other))
     with pytest.raises(ValueError, match="denoiser must have the architecture"):
-        training.new_model(SMALL, training.new_model(replace(other, iterations=0)))
+        training.new_model(SMALL, training.new_model(replace(other, iterations=0, scales=(1,))))
 
 
 def test_the_kept_weights_are_a_moving_average(photographs):
@@ -245,6 +257,27 @@ def test_the_kept_weights_are_a_moving_average(photographs):
             mean.mul_(decay).add_(parameter.detach(), alpha=1 - decay)
     for mean, parameter in zip(expected, trainer.averaged.parameters(), strict=True):
         assert torch.allclose(mean, parameter, atol=1e-6)
+        assert not parameter.requires_grad                 # or it would remember every step, and the memory run out
+
+
+def test_what_a_run_needs_is_checked_before_its_first_step(photographs, tmp_path):
+    trainer = Trainer(SMALL, photographs)
+    with pytest.raises(ValueError, match="crop must not exceed the smallest picture"):
+        run(trainer, Photographs([np.zeros((30, 30, 3), np.uint8)]), tmp_path)
+    with pytest.raises(ValueError, match="save_every"):
+        run(trainer, photographs, tmp_path, save_every=0)
+    assert trainer.done == 0
+
+
+def test_a_resumed_run_knows_where_its_weights_came_from(photographs):
+    resumed = Trainer(SMALL, photographs)
+    resumed.restore(Trainer(SMALL, photographs, origin={"config": "tiny"}).state())
+    assert training.card(resumed, [])["continued_from"] == {"config": "tiny"}
+
+
+def test_without_git_the_commit_is_unknown(photographs, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert Trainer(SMALL, photographs).commit == "unknown"
 
 
 def test_a_run_that_diverges_stops_and_leaves_the_last_good_checkpoint(photographs, tmp_path):

@@ -13,25 +13,7 @@ from .network import USRNet, load_denoiser, load_usrnet
 from .splitting import hqs
 
 __all__ = [
-    "DataStep",
-    "USRNet",
-    "benchmark_kernels",
-    "bicubic_downsample",
-    "bicubic_kernel",
-    "bicubic_upsample",
-    "blur",
-    "blur_adjoint",
-    "data_step",
-    "degrade",
-    "downsample",
-    "estimate_kernel",
-    "gaussian_kernel",
-    "hqs",
-    "load_denoiser",
-    "load_usrnet",
-    "motion_kernel",
-    "psf_to_otf",
-    "psnr",
-    "ssim",
-    "upsample_zeros",
+    "DataStep", "USRNet", "benchmark_kernels", "bicubic_downsample", "bicubic_kernel", "bicubic_upsample", "blur",
+    "blur_adjoint", "data_step", "degrade", "downsample", "estimate_kernel", "gaussian_kernel", "hqs", "load_denoiser",
+    "load_usrnet", "motion_kernel", "psf_to_otf", "psnr", "ssim", "upsample_zeros",
 ]

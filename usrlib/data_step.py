@@ -26,6 +26,7 @@ class DataStep:
         check_kernel("k", k)
         check_scale(scale)
         self.scale = int(scale)
+        self.small = y.shape[-2:]
         self.shape = (*y.shape[:2], y.shape[2] * self.scale, y.shape[3] * self.scale)
         check_kernel_fits(k, y.shape[0], self.shape[-2:])
         # The phases of the reversed kernel are k_p[-j]: their spectra are conj(k̂_p), which A' needs.
@@ -42,12 +43,8 @@ class DataStep:
         residual = self.y_hat - (self.k_hat_conj.conj() * x_hat).sum(2)    # y - Ax
         alpha = torch.as_tensor(alpha, dtype=x.dtype, device=x.device)
         weighted = residual / (self.power + alpha)                         # (AA' + αI)^-1
-        update = torch.fft.irfft2(self.k_hat_conj * weighted.unsqueeze(2), s=self._phase_shape)   # A'
+        update = torch.fft.irfft2(self.k_hat_conj * weighted.unsqueeze(2), s=self.small)          # A'
         return x + F.pixel_shuffle(update.flatten(1, 2), self.scale)
-
-    @property
-    def _phase_shape(self):
-        return self.shape[2] // self.scale, self.shape[3] // self.scale
 
     def _phases(self, x):
         """x_p[j] = x[sj + p]: (N, C, H, W) -> (N, C, s^2, h, w)."""

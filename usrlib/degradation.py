@@ -1,7 +1,6 @@
 """The degradation y = (x ⊗ k)↓s + n and its adjoint; bicubic resizing, its relative and its baseline."""
 
 import torch
-import torch.nn.functional as F
 
 from .fourier import embed
 from .kernels import bicubic_taps, keys_cubic
@@ -57,8 +56,9 @@ def degrade(x, k, scale, sigma=0.0, generator=None):
     check_generator(generator)
     check_scale(scale)
     y = downsample(blur(x, k), scale)
-    noise = torch.randn(y.shape, generator=generator, dtype=y.dtype, device=y.device)
-    return y + torch.as_tensor(sigma, dtype=y.dtype, device=y.device) * noise
+    device = y.device if generator is None else generator.device          # the same noise, wherever x is
+    noise = torch.randn(y.shape, generator=generator, dtype=y.dtype, device=device)
+    return y + torch.as_tensor(sigma, dtype=y.dtype, device=y.device) * noise.to(y.device)
 
 
 def bicubic_downsample(x, scale):
@@ -71,13 +71,10 @@ def bicubic_downsample(x, scale):
     check_scale(scale)
     check_divisible("x", x, scale)
     reach = 3 * scale                                         # holds 2 scale + (scale - 1) / 2
-    taps = bicubic_taps(scale, 2 * reach + 1).to(x).flip(0)   # conv2d correlates
+    taps = bicubic_taps(scale, 2 * reach + 1).to(x).flip(0)   # a convolution reads from the last to the first
     padded = _pad_symmetric(x, reach)
-    padded = padded[..., : x.shape[-2] + 2 * reach, : x.shape[-1] + 2 * reach]
-    columns = F.conv2d(_each_channel(padded), taps.view(1, 1, -1, 1), stride=(scale, 1))
-    return F.conv2d(columns, taps.view(1, 1, 1, -1), stride=(1, scale)).view(
-        *x.shape[:2], x.shape[2] // scale, x.shape[3] // scale
-    )
+    rows = sum(tap * padded[..., n : n + x.shape[-2] : scale, :] for n, tap in enumerate(taps))
+    return sum(tap * rows[..., n : n + x.shape[-1] : scale] for n, tap in enumerate(taps))
 
 
 def bicubic_upsample(y, scale):
@@ -92,10 +89,9 @@ def bicubic_upsample(y, scale):
     # Output s i + p is the sum over m of keys(p / s - m) y[i + m], m = -1 ... 2: four taps for each phase p.
     phase = torch.arange(scale, dtype=y.dtype, device=y.device) / scale
     taps = keys_cubic(phase[:, None] - torch.arange(-1, 3, dtype=y.dtype, device=y.device))
-    taps = torch.einsum("pi,qj->pqij", taps, taps).reshape(scale**2, 1, 4, 4)
     padded = _pad_symmetric(y, 2)[..., 1:, 1:]
-    phases = F.conv2d(_each_channel(padded), taps)
-    return F.pixel_shuffle(phases, scale).view(*y.shape[:2], y.shape[2] * scale, y.shape[3] * scale)
+    wide = (padded.unfold(-1, 4, 1) @ taps.T).flatten(-2)                 # (N, C, h + 3, scale w)
+    return (wide.unfold(-2, 4, 1) @ taps.T).mT.flatten(2, 3)
 
 
 def _filter(x, k, adjoint):
@@ -113,8 +109,3 @@ def _pad_symmetric(x, reach):
         return torch.minimum(index, 2 * side - 1 - index)
 
     return x[..., mirrored(x.shape[-2]), :][..., mirrored(x.shape[-1])]
-
-
-def _each_channel(x):
-    """(N, C, H, W) -> (NC, 1, H, W): one filter for every channel."""
-    return x.reshape(-1, 1, *x.shape[-2:])

@@ -202,7 +202,7 @@ def read_pictures(source, every=1):
     for path in paths[::every]:
         try:
             pictures[path.name] = images.to_array(images.read(path))
-        except OSError as error:
+        except Exception as error:                # Pillow raises whatever the bytes lead it to
             raise ValueError(f"images: {path.name} cannot be read: {error}") from error
     return pictures
 

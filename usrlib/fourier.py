@@ -39,8 +39,10 @@ def fold(spectrum, scale):
 
     If `spectrum` is the DFT of x, this is the DFT of x decimated by `scale` (equation 4.10 of the course).
     """
-    _check_spectrum(spectrum, scale)
+    check_scale(scale)
     height, width = spectrum.shape[-2:]
+    if height % scale or width % scale:
+        raise ValueError(f"spectrum must have sides that are multiples of scale {scale}; got {tuple(spectrum.shape)}")
     blocks = spectrum.reshape(*spectrum.shape[:-2], scale, height // scale, scale, width // scale)
     return blocks.mean(dim=(-4, -2))
 
@@ -49,11 +51,3 @@ def tile(spectrum, scale):
     """Repeat a spectrum s x s times, (..., h, w) -> (..., sh, sw): the DFT of the zero-filled enlargement (4.11)."""
     check_scale(scale)
     return spectrum.repeat(*[1] * (spectrum.ndim - 2), scale, scale)
-
-
-def _check_spectrum(spectrum, scale):
-    check_scale(scale)
-    if spectrum.shape[-2] % scale or spectrum.shape[-1] % scale:
-        raise ValueError(
-            f"spectrum must have sides that are multiples of scale {scale}; got {tuple(spectrum.shape)}"
-        )

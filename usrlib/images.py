@@ -33,8 +33,13 @@ def sample(name, size=None, corner=(0, 0)):
 
 
 def read(path):
-    """A picture file as (1, 3, H, W) in [0, 1], float64: 8 bits a channel, upright as its EXIF tag says."""
+    """A picture file as (1, 3, H, W) in [0, 1], float64: 8 bits a channel, upright as its EXIF tag says.
+
+    OSError where it cannot be read, or has more than 8 bits, which Pillow would clip.
+    """
     with Image.open(path) as file:
+        if file.mode.startswith(("I", "F")):
+            raise OSError(f"it has more than 8 bits a channel, mode {file.mode}")
         return to_tensor(np.asarray(ImageOps.exif_transpose(file).convert("RGB")))
 
 

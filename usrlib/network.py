@@ -112,7 +112,8 @@ class USRNet(nn.Module):
 
     iterations: K. channels, blocks: of the prior (`ResUNet`). hidden: width of H. The defaults are the paper's
     network of 17,016,016 parameters; its tiny one, of 590,332, is USRNet(6, (16, 32, 64, 64), hidden=32).
-    Under torch.autocast only the prior runs in reduced precision; D and H keep the precision of y.
+    Under torch.autocast only the prior runs in reduced precision; D and H keep the precision of y. On a GPU, PyTorch
+    rounds the prior's convolutions to TF32 unless torch.backends.cudnn.allow_tf32 is False.
     """
 
     def __init__(self, iterations=8, channels=(64, 128, 256, 512), blocks=2, hidden=64):

@@ -97,32 +97,23 @@ def total_variation(z, beta, iterations=100):
     The Rudin-Osher-Fatemi problem with weight beta^2, by Chambolle's projections (scikit-image), on the CPU,
     not differentiable. z: (N, C, H, W). beta: number >= 0. iterations: more is closer to exact.
     """
-    return _each_image(
-        lambda image: denoise_tv_chambolle(
-            image, weight=max(beta**2, 1e-12), eps=0, max_num_iter=iterations, channel_axis=-1
-        ), z, beta,
-    )
+    return _each_image(z, beta, lambda image: denoise_tv_chambolle(
+        image, weight=max(beta**2, 1e-12), eps=0, max_num_iter=iterations, channel_axis=-1))
 
 
 def wavelets(z, beta):
     """Soft thresholding of wavelet coefficients (scikit-image: db4, BayesShrink), noise level beta: plug and play."""
-    return _each_image(
-        lambda image: denoise_wavelet(
-            image, sigma=max(beta, 1e-6), wavelet="db4", channel_axis=-1, rescale_sigma=False
-        ), z, beta,
-    )
+    return _each_image(z, beta, lambda image: denoise_wavelet(
+        image, sigma=max(beta, 1e-6), wavelet="db4", channel_axis=-1, rescale_sigma=False))
 
 
 def nonlocal_means(z, beta):
     """Non-local means (scikit-image: patches 5x5, search 13x13) for noise of level beta: plug and play."""
-    return _each_image(
-        lambda image: denoise_nl_means(
-            image, patch_size=5, patch_distance=6, h=0.8 * max(beta, 1e-6), sigma=beta, channel_axis=-1
-        ), z, beta,
-    )
+    return _each_image(z, beta, lambda image: denoise_nl_means(
+        image, patch_size=5, patch_distance=6, h=0.8 * max(beta, 1e-6), sigma=beta, channel_axis=-1))
 
 
-def _each_image(denoise, z, beta):
+def _each_image(z, beta, denoise):
     check_image("z", z)
     check_level("beta", beta)
     arrays = z.detach().permute(0, 2, 3, 1).cpu().numpy()

@@ -2,7 +2,8 @@
 
 The photographs are decoded once, into one array of bytes on the device; crops, kernels, noise and the degradation
 itself are made there, a batch at a time. Every sample is a function of (seed, step, its index in the batch) alone:
-a run continues after a kill as if nothing had happened, and several processes share a batch without talking.
+a run continues after a kill as if nothing had happened (on a CPU to the last bit; a GPU may add in another order), and
+several processes share a batch without talking.
 """
 
 import argparse
@@ -27,12 +28,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.distributed as dist
-from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
+from . import images
 from .degradation import blur
-from .images import PICTURES
 from .kernels import motion_kernel
 from .metrics import psnr
 from .network import ResUNet, USRNet, load_denoiser, load_usrnet, read_card, replace_file, save_weights
@@ -70,6 +70,8 @@ class Config:
     def __post_init__(self):
         for name in ("channels", "scales"):
             object.__setattr__(self, name, tuple(getattr(self, name)))      # JSON and the command line give lists
+            if not getattr(self, name):
+                raise ValueError(f"{name} must hold at least one integer; it is empty")
             for value in getattr(self, name):
                 check_count(name, value)
         for name in ("blocks", "hidden", "crop", "batch", "steps"):
@@ -80,6 +82,8 @@ class Config:
             check_level(name, getattr(self, name), positive=True)
         for name in ("noise", "noiseless", "eight_bit", "average"):
             check_level(name, getattr(self, name))
+        if not self.iterations and self.scales != (1,):
+            raise ValueError(f"scales must be 1 alone where iterations is 0, for a denoiser; got {self.scales}")
         multiple = math.lcm(2 ** (len(self.channels) - 1), *self.scales)
         if self.crop % multiple or self.crop < KERNEL_SIZE:
             raise ValueError(f"crop must be a multiple of {multiple}, at least {KERNEL_SIZE}; got {self.crop}")
@@ -135,8 +139,9 @@ class Dice:
         return self.uniform(name, *shape) < probability
 
     def below(self, name, count):
-        """An integer from 0 to count - 1, count an int or an int64 tensor (N,): int64 (N,)."""
-        return ((self.bits(name) >> 32) & 0xFFFFFFFF) * count >> 32
+        """An integer from 0 to count - 1, count an int or an int64 tensor (N,), below 2^51: int64 (N,)."""
+        throw = (self.bits(name) >> 32) & 0xFFFFFFFF
+        return (throw * (count >> 20) + (throw * (count & 0xFFFFF) >> 20)) >> 12     # throw * count >> 32, in 64 bits
 
     def normal(self, name, *shape):
         """Standard normal, after Box and Muller: float32 (N, *shape)."""
@@ -168,8 +173,8 @@ class Photographs:
         self.start = torch.tensor([0, *accumulate(sizes)], device=device)
         self.height, self.width = torch.tensor([array.shape[:2] for array in arrays], device=device).T
         self.smallest = min(min(array.shape[:2]) for array in arrays)
-        for array, start in zip(arrays, accumulate([0, *sizes]), strict=False):
-            self.pixels[start : start + array.shape[0] * array.shape[1]] = torch.tensor(array).view(-1, 3)
+        for array, part in zip(arrays, self.pixels.split(sizes), strict=True):
+            part.copy_(torch.tensor(array).view(-1, 3))
         self.source = f"{source}: {len(arrays)} pictures, {sum(sizes) / 1e6:.1f} megapixels"
 
     def crops(self, dice, size):
@@ -192,7 +197,8 @@ def read_photographs(paths, device="cpu"):
     """
     files = {name: data for path in paths for name, data in _files(Path(path))}
     if not files:
-        raise ValueError(f"images must hold pictures, {' '.join(PICTURES)}; found none in {' '.join(map(str, paths))}")
+        raise ValueError(f"images must hold pictures, {' '.join(images.PICTURES)}; "
+                         f"found none in {' '.join(map(str, paths))}")
     with ThreadPoolExecutor() as pool:
         arrays = dict(zip(files, tqdm(pool.map(_decode, *zip(*files.items(), strict=True)), "decoding", len(files),
                                       leave=False), strict=True))
@@ -207,21 +213,21 @@ def read_photographs(paths, device="cpu"):
 def _files(path):
     """(name, bytes) of every picture in a folder or a tar file, in the order of their names."""
     if path.is_dir():
-        names = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURES)
+        names = sorted(file for file in path.rglob("*") if file.suffix.lower() in images.PICTURES)
         yield from ((str(file.relative_to(path)), file.read_bytes()) for file in names)
         return
     if not path.is_file() or not tarfile.is_tarfile(path):
         raise ValueError(f"images must be folders or tar files; got {path}")
     with tarfile.open(path) as archive:
-        members = sorted((member for member in archive if Path(member.name).suffix.lower() in PICTURES),
+        members = sorted((member for member in archive if Path(member.name).suffix.lower() in images.PICTURES),
                          key=lambda member: member.name)
         yield from ((member.name, archive.extractfile(member).read()) for member in members)
 
 
 def _decode(name, data):
     try:
-        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    except OSError as error:
+        return images.to_array(images.read(io.BytesIO(data)))
+    except Exception as error:      # Pillow raises whatever the bytes lead it to
         raise ValueError(f"images holds {name}, which cannot be read: {error}") from error
 
 
@@ -264,13 +270,14 @@ class Sampler:
     def __call__(self, step, index):
         """step: int. index: the samples' places in the global batch, a range or an int64 tensor."""
         config = self.config
-        dice = Dice(config.seed, step, torch.as_tensor(list(index), device=self.device))
+        dice = Dice(config.seed, step, torch.as_tensor(index, device=self.device))
         x = self.photographs.crops(dice, config.crop)
         sigma = dice.uniform("sigma", 1, 1, 1, high=config.noise / 255)
         sigma = torch.where(dice.chance("noiseless", config.noiseless, 1, 1, 1), 0.0, sigma)
         scale = config.scales[step % len(config.scales)]
         if config.iterations:
-            k = torch.where(dice.chance("shake", 0.5, 1, 1, 1), self._motion(dice), _gaussian(dice))
+            shakes = _turn(dice, "shake", self.shakes[dice.below("which shake", len(self.shakes))])
+            k = torch.where(dice.chance("shake", 0.5, 1, 1, 1), shakes, _gaussian(dice))
             with trusted_values():
                 blurred = blur(x, k)
             truncated = (255 * blurred.clamp(0, 1)).floor() / 255
@@ -279,9 +286,6 @@ class Sampler:
             k, blurred = x.new_ones(1, 1, 1, 1), x
         y = blurred[..., ::scale, ::scale]
         return Batch(x, y + sigma * dice.normal("noise", *y.shape[1:]), k, scale, sigma)
-
-    def _motion(self, dice):
-        return _turn(dice, "shake", self.shakes[dice.below("which shake", len(self.shakes))])
 
 
 @lru_cache
@@ -322,7 +326,8 @@ class Trainer:
         if model is not None and _shapes(model) != _shapes(new_model(config)):
             raise ValueError("model must have the architecture of config; its weights have other names or shapes")
         self.config, self.sampler, self.origin, self.world = config, Sampler(photographs, config), origin, world
-        self.index = range(rank * config.batch // world, (rank + 1) * config.batch // world)
+        share = config.batch // world
+        self.index = torch.arange(rank * share, (rank + 1) * share, device=self.sampler.device)
         self.model = (model or new_model(config)).to(self.sampler.device).requires_grad_(True).train()
         self.averaged = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.parallel = nn.parallel.DistributedDataParallel(self.model) if world > 1 else self.model
@@ -346,7 +351,8 @@ class Trainer:
         self.done += 1
         # Young averages forget faster, or the untrained weights would linger in them.
         weight = 1 - min(config.average, (1 + self.done) / (10 + self.done))
-        torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), weight)
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), weight)
         self.sums += torch.stack([loss.detach(), norm, torch.ones_like(norm)])
 
     def report(self):
@@ -364,7 +370,7 @@ class Trainer:
         """All that the rest of the run depends on. There is no state of a random generator: see `Dice`."""
         return {
             "config": asdict(self.config), "photographs": self.sampler.photographs.source,
-            "done": self.done, "seconds": self.seconds,
+            "done": self.done, "seconds": self.seconds, "origin": self.origin,
             "model": self.model.state_dict(), "averaged": self.averaged.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
@@ -380,7 +386,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.done, self.seconds = state["done"], state["seconds"]
+        self.done, self.seconds, self.origin = state["done"], state["seconds"], state["origin"]
 
     def agree(self, flag):
         """Whether the first process says so: the clocks of several need not agree."""
@@ -399,7 +405,7 @@ def new_model(config, denoiser=None):
     network is born as plug and play: that is its prior, and H knows the path of `splitting.plug_and_play`.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.default_generator.manual_seed(config.seed)      # and not those of the GPUs, which are not given back
         model = USRNet(config.iterations, config.channels, config.blocks, config.hidden) if config.iterations else \
             ResUNet(config.channels, config.blocks)
     prior = model.prior if config.iterations else model
@@ -481,13 +487,15 @@ def run(trainer, held_out, out, *, resume=False, time_limit=math.inf, report_eve
     out, config, begin = Path(out), trainer.config, time.perf_counter()
     checkpoint, log = out / "checkpoint.pt", out / "log.csv"
     check_count("report_every", report_every)
+    check_count("save_every", save_every)
+    Sampler(held_out, config)                # refuses pictures that are too small now, not at the first save
     if save_every % report_every:
         raise ValueError(f"save_every must be a multiple of report_every, {report_every}; got {save_every}")
     rows = []
     if resume:
         if not checkpoint.is_file():
             raise ValueError(f"out must hold the checkpoint to resume from; {out} does not")
-        trainer.restore(torch.load(checkpoint, map_location=trainer.sampler.device, weights_only=True))
+        trainer.restore(torch.load(checkpoint, map_location="cpu", weights_only=True))
         with log.open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if int(row["step"]) <= trainer.done]
     elif checkpoint.exists():
@@ -518,10 +526,11 @@ def run(trainer, held_out, out, *, resume=False, time_limit=math.inf, report_eve
         if writes:
             replace_file(log, _as_csv(rows))
             if saves:
+                # The checkpoint last: if a kill comes between the two, resuming writes the weights again.
+                save_weights(trainer.averaged, out / "weights.safetensors", card(trainer, rows))
                 buffer = io.BytesIO()
                 torch.save(trainer.state(), buffer)
                 replace_file(checkpoint, buffer.getvalue())
-                save_weights(trainer.averaged, out / "weights.safetensors", card(trainer, rows))
         if stop:
             break
     progress.close()
@@ -561,8 +570,11 @@ def card(trainer, rows):
 def _commit():
     """The commit of the code that runs, or "unknown" outside a repository."""
     root = Path(__file__).parents[1]
-    run = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
-    return run.stdout.strip() or "unknown"
+    try:
+        answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+    except OSError:                 # there is no git
+        return "unknown"
+    return answer.stdout.strip() or "unknown"
 
 
 def main(arguments=None):
@@ -602,7 +614,7 @@ def main(arguments=None):
     except KeyboardInterrupt:
         raise SystemExit("interrupted; --resume goes on from the last checkpoint") from None
     finally:
-        if world > 1:
+        if dist.is_initialized():
             dist.destroy_process_group()
     if rank == 0:
         print(f"{'complete' if complete else 'stopped, to be resumed'} at step {trainer.done}, in {options.out}")

@@ -98,10 +98,12 @@ def _bridge(y, count, wraps):
     period = width if wraps else 2 * width
     angle = 2 * math.pi * torch.arange(ends.shape[-1], dtype=torch.float64, device=y.device) / period
     same, beside = (torch.ones(count + 4 - n, dtype=torch.float64, device=y.device).diag(n) for n in (0, 1))
-    laplacian = (4 - 2 * angle.cos())[:, None, None] * same - beside - beside.T
-    biharmonic = (laplacian @ laplacian)[:, 2:-2]
-    weights = torch.linalg.solve(biharmonic[..., 2:-2], -biharmonic[..., [0, 1, -2, -1]])
-    rows = torch.einsum("fre,...ef->...rf", weights.to(ends), ends)
+    weights = []
+    for some in angle.split(256):                                          # so many at a time, for the memory
+        laplacian = (4 - 2 * some.cos())[:, None, None] * same - beside - beside.T
+        biharmonic = (laplacian @ laplacian)[:, 2:-2]
+        weights.append(torch.linalg.solve(biharmonic[..., 2:-2], -biharmonic[..., [0, 1, -2, -1]]))
+    rows = torch.einsum("fre,...ef->...rf", torch.cat(weights).to(ends), ends)
     return torch.fft.irfft(rows, n=period)[..., :width].to(y)
 
 
@@ -322,6 +324,7 @@ def main(arguments=None):
             noise = max(255 * estimate_noise(photo.y), LEAST_NOISE)
             print(f"noise: {noise:.1f}/255, a rough estimate from the flattest parts; texture everywhere makes it "
                   "too high, compression too low; --sigma sets it")
+        check_level("--sigma", noise)
         x = upscale(restore, photo.y.expand(1, 3, -1, -1), k, scale, noise / 255)
         x = x if photo.y.shape[1] == 3 else x.mean(1, keepdim=True)
         write_picture(options.out, as_picture(x, photo), photo.profile)

@@ -248,7 +248,7 @@ def data_step():
 
 def data_step_panels(alpha, scale, sigma):
     """The panels of `data_step`; alpha is its base-10 logarithm, sigma in 255ths."""
-    x, y, guess, solve = _data_step_case(scale, sigma)
+    x, y, k, guess, solve = _data_step_case(scale, sigma)
     z = solve(guess, 10**alpha)
     trust = solve.power[0, 0] / (solve.power[0, 0] + 10**alpha)      # half a spectrum: mirror it to the whole
     trust = torch.fft.fft2(torch.fft.irfft2(trust, s=y.shape[-2:])).real.clamp(0, 1)
@@ -259,7 +259,6 @@ def data_step_panels(alpha, scale, sigma):
         "z - x, 4 times, on grey": 0.5 + 4 * (z - guess),
         "who decides: white y, black x": torch.fft.fftshift(trust)[None, None],
     }
-    k = gaussian_kernel(25, (1.6**2, 1.6**2))
     misfit = [(y - downsample(blur(v, k), scale)).norm() / y.norm() for v in (guess, z)]
     return panels, (
         f"α = {10**alpha:.1e}. |y - Ax| / |y| was {misfit[0]:.0e}, |y - Az| / |y| is {misfit[1]:.0e}. "
@@ -272,7 +271,7 @@ def _data_step_case(scale, sigma):
     x = _scene("chelsea", 240, (30, 90))
     k = gaussian_kernel(25, (1.6**2, 1.6**2))
     y = degrade(x, k, scale, sigma / 255, torch.Generator().manual_seed(0))
-    return x, y, bicubic_upsample(y, scale), DataStep(y, k, scale)
+    return x, y, k, bicubic_upsample(y, scale), DataStep(y, k, scale)
 
 
 # --- Notebook 05: the unfolded network -------------------------------------------------------------------------------
