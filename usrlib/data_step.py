@@ -4,7 +4,8 @@
 
 Cut into its s^2 phases x_p[j] = x[sj + p], A is a sum of ordinary circular convolutions on the small grid,
 y = sum_p k_p ⊗ x_p, and AA' is one such convolution: in Fourier a division, frequency by frequency.
-Derived in notebook 04. Nothing is ever divided by α, so float32 loses digits like 1/sqrt(α), not 1/α.
+Derived in notebook 04. Nothing is ever divided by α: in float32 what y owes to a picture loses digits like 1/sqrt(α),
+not 1/α, and only its noise may lose more.
 """
 
 import torch
