@@ -141,7 +141,7 @@ def _reach(k, scale):
 
     Measured with the tiny network and 25x25 kernels, pictures in tiles and in one differ by 0.3 grey levels at most at
     x2 to x4, noise or not, and at x1 by 0.1 for kernels of standard deviation up to 2. Wider ones at x1 with little
-    noise are not met: their inversion reaches without end (13 grey levels for a camera shake without noise).
+    noise are not met: their inversion reaches without end (16 grey levels for a camera shake without noise).
     """
     wide = max(_moments(k)[1]) > 2
     return max((96 if wide else 48) if scale <= 2 else 48 if wide else 32, *(side / 2 for side in k.shape))
