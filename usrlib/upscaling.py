@@ -139,7 +139,7 @@ def _windows(side, whole, margin, context, room):
 def _reach(k, scale):
     """The width of the margin, and half as far as what lies outside a tile still tells, in pixels of the result.
 
-    Measured with the tiny network and 25x25 kernels, pictures in tiles and in one differ by 0.3 grey levels at most at
+    Measured with the tiny network and 25x25 kernels, pictures in tiles and in one differ by 0.5 grey levels at most at
     x2 to x4, noise or not, and at x1 by 0.1 for kernels of standard deviation up to 2. Wider ones at x1 with little
     noise are not met: their inversion reaches without end (16 grey levels for a camera shake without noise).
     """
