@@ -15,6 +15,7 @@ from .validation import (
     check_generator,
     check_image,
     check_level,
+    check_number,
     check_pair,
     check_same_images,
     check_scale,
@@ -32,7 +33,7 @@ def gaussian_kernel(size, variances, angle=0.0, shift=(0.0, 0.0)):
     check_count("size", size)
     check_pair("variances", variances, positive=True)
     check_pair("shift", shift)
-    check_pair("angle", (angle, 0.0))
+    check_number("angle", angle)
     axis = torch.arange(size, dtype=torch.float64) - size // 2
     dy, dx = torch.meshgrid(axis - shift[0], axis - shift[1], indexing="ij")
     along = math.cos(angle) * dx + math.sin(angle) * dy

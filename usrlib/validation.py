@@ -76,6 +76,14 @@ def check_divisible(name, x, scale):
         raise ValueError(f"{name} must have a height and a width that are multiples of scale {scale}; got {_shape(x)}")
 
 
+def check_number(name, value):
+    """A finite number of either sign."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a finite number; got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number; got {value}")
+
+
 def check_level(name, value, *, positive=False, batch=None):
     """A finite number >= 0 (> 0 where positive), or such a tensor of shape (N, 1, 1, 1)."""
     expected = f"a finite number {'above 0' if positive else 'of at least 0'}"
