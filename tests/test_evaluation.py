@@ -427,7 +427,7 @@ def test_kernels_are_used_as_stored(tmp_path):
 
 @pytest.mark.parametrize("changes, message", [
     ({"images": "nowhere"}, "images must be a folder or 'own'; got 'nowhere'"),
-    ({"kernels": "nowhere.mat"}, "kernels must be a .mat file or 'own'; got 'nowhere.mat'"),
+    ({"kernels": "nowhere.mat"}, "kernels must be a .mat file, 'own' or 'bicubic'; got 'nowhere.mat'"),
     ({"out": "nowhere/out.json"}, "nowhere"),
     ({"method": None}, "--weights"),
     ({"weights": "tiny"}, "--weights"),

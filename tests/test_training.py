@@ -176,6 +176,17 @@ def test_tiles_of_one_photograph_are_held_out_together():
     assert abs(share - 1 / training.HELD_OUT) < 0.01
 
 
+@pytest.mark.parametrize("camera", ["IMG_{:04d}.jpg", "DSC_{:04d}.JPG", "20240507_{:06d}.jpg"])
+def test_the_numbers_of_a_camera_are_not_tiles_of_one_photograph(camera):
+    assert 10 < sum(training._is_held_out(camera.format(n)) for n in range(1000)) < 60
+
+
+def test_photographs_of_one_name_in_two_folders_are_refused(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    with pytest.raises(ValueError, match=r"images holds .* more than once"):
+        read_photographs([folder, copy])
+
+
 # --- The loop ----------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name, value", [

@@ -127,9 +127,8 @@ def plug_and_play(name_or_path):
 
     def restore(y, k, scale, sigma):
         sigma = max(sigma, splitting.ROUNDING)
-        *_, last = splitting.hqs(y.to(device, torch.float32), k, scale, sigma,
-                                 lambda z, beta: denoiser(z, z.new_full((1, 1, 1, 1), beta)),
-                                 *splitting.plug_and_play(sigma, PNP_STEPS))
+        path = splitting.plug_and_play(sigma, PNP_STEPS)
+        *_, last = splitting.hqs(y.to(device, torch.float32), k, scale, sigma, denoiser, *path)
         return last.x
     return restore
 
@@ -219,7 +218,7 @@ def read_kernels(source):
         kernels = benchmark_kernels().split(1)
     else:
         if not Path(source).is_file():
-            raise FileNotFoundError(f"kernels must be a .mat file or 'own'; got {str(source)!r}")
+            raise FileNotFoundError(f"kernels must be a .mat file, 'own' or 'bicubic'; got {str(source)!r}")
         try:
             cells = loadmat(source).get("kernels")
         except Exception as error:                # SciPy raises whatever the bytes lead it to

@@ -64,9 +64,13 @@ class ResUNet(nn.Module):
         self.to(memory_format=torch.channels_last)        # what the convolutions of CPUs and GPUs are fastest with
 
     def forward(self, z, beta):
-        """z: (N, 3, H, W), noisy. beta: its noise level, (1 or N, 1, 1, 1). Returns (N, 3, H, W), any H and W."""
+        """z: (N, 3, H, W), noisy, in [0, 1]. beta: its noise level on that scale, a number or (1 or N, 1, 1, 1).
+
+        Returns (N, 3, H, W), any H and W.
+        """
         height, width = z.shape[-2:]
         missing = [-side % 2 ** len(self.down) for side in (width, height)]
+        beta = torch.as_tensor(beta, dtype=z.dtype, device=z.device)
         x = torch.cat([z, beta.expand(z.shape[0], 1, height, width)], dim=1)
         if any(missing):
             x = F.pad(x, (0, missing[0], 0, missing[1]), mode="replicate")

@@ -195,7 +195,11 @@ def read_photographs(paths, device="cpu"):
     One photograph in HELD_OUT is held out, by a hash of its name; tiles of one photograph, NAME_row_column, stay
     together. Raises ValueError where there are none or one cannot be read.
     """
-    files = {name: data for path in paths for name, data in _files(Path(path))}
+    files = {}
+    for name, data in (file for path in paths for file in _files(Path(path))):
+        if name in files:
+            raise ValueError(f"images holds {name} more than once; give the folder above them")
+        files[name] = data
     if not files:
         raise ValueError(f"images must hold pictures, {' '.join(images.PICTURES)}; "
                          f"found none in {' '.join(map(str, paths))}")
@@ -206,7 +210,8 @@ def read_photographs(paths, device="cpu"):
     kept = [name for name in arrays if not _is_held_out(name)]
     held_out = [name for name in arrays if _is_held_out(name)]
     if not kept or not held_out:
-        raise ValueError(f"images must be enough to hold out about one in {HELD_OUT}; got {len(arrays)}")
+        raise ValueError(f"images must be enough to hold out one in {HELD_OUT}, chosen by a hash of the name; "
+                         f"of these {len(arrays)} it leaves {len(kept)} to train on and {len(held_out)} held out")
     return tuple(Photographs([arrays[name] for name in names], device, source) for names in (kept, held_out))
 
 
@@ -232,7 +237,7 @@ def _decode(name, data):
 
 
 def _is_held_out(name):
-    photograph = re.sub(r"(_\d+)+$", "", Path(name).stem)
+    photograph = re.sub(r"_\d{1,5}_\d{1,5}$", "", Path(name).stem)      # and not the number of IMG_1234
     return int.from_bytes(sha256(photograph.encode()).digest()[:8], "big") % HELD_OUT == 0
 
 

@@ -42,7 +42,7 @@ HOLDS = {"I;16": (".png", ".tif", ".tiff")} | dict.fromkeys(("LA", "RGBA"), (".p
 def upscale(restore, y, k, scale, sigma, tile=1024):
     """Restore a photograph whose borders do not wrap around, of any size: (1, C, h, w) -> (1, C, scale h, scale w).
 
-    restore: a method, (y, k, scale, sigma) -> x, such as a USRNet or `evaluation.network`. y: in [0, 1]. k: (1, 1, kh,
+    restore: a method, (y, k, scale, sigma) -> x, such as a USRNet. y: in [0, 1], 3 channels for a USRNet. k: (1, 1, kh,
     kw), sum 1, of any size. sigma: noise, on the scale of y. tile: about the side of what is restored at once, in
     pixels of the result, which bounds the memory beside y and x; None: everything.
     With `bicubic_kernel(scale)`, or a Gaussian whose shift is -(scale - 1) / 2 both ways, x lies over y as an ordinary
@@ -353,6 +353,7 @@ def _parser():
     widths = ", ".join(f"{width} at x{scale}" for scale, width in WIDTHS.items())
     add("--kernel", metavar="KERNEL", help="how the picture was blurred: gaussian:WIDTH in pixels of the result, "
         f"bicubic, or a file .png or .npy (default: gaussian, {widths})")
-    add("--sigma", type=float, metavar="SIGMA", help="its noise, in 255ths (default: estimated)")
+    add("--sigma", type=float, metavar="SIGMA", help="standard deviation of its noise, in 255ths: 2.55 is "
+        "what Python calls 0.01 (default: estimated, at least 1)")
     add("--weights", default="tiny", metavar="NAME", help="a name known to the library, or a file (default: tiny)")
     return parser
