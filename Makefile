@@ -1,4 +1,4 @@
-# Everything starts from a Python of at least 3.10 with pip: `make lab` to read, `make test` to check.
+# Everything starts from a Python 3.10 to 3.13 with pip: `make lab` to read, `make test` to check.
 PYTHON ?= python3
 BIN = .venv/bin
 READY = .venv/ready

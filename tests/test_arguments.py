@@ -11,6 +11,7 @@ import torch
 from dense import random_kernel, uniform
 
 import usrlib
+from usrlib import upscaling
 
 NAN, INF = float("nan"), float("inf")
 X, Y, K = uniform(2, 3, 12, 12), uniform(2, 3, 6, 6), random_kernel(1, 1, 3, 3)
@@ -147,6 +148,17 @@ def test_the_table_holds_every_argument(name):
 @pytest.mark.parametrize("name", TABLE)
 def test_the_call_in_the_table_is_accepted(name):
     getattr(usrlib, name)(**TABLE[name][0])
+
+
+@pytest.mark.parametrize("call", [
+    lambda sigma: usrlib.degrade(X, K, 2, sigma),
+    lambda sigma: upscaling.upscale(lambda y, *_: y, Y, K, 1, sigma),
+    lambda sigma: usrlib.hqs(Y, K, 2, sigma, lambda z, beta: z, 1.0, [1.0]),
+    lambda sigma: usrlib.load_usrnet("tiny").double()(Y, K, 2, sigma),
+], ids=["degrade", "upscale", "hqs", "USRNet"])
+def test_a_sigma_that_was_meant_in_255ths_brings_a_warning(call):
+    with pytest.warns(UserWarning, match="sigma is on the scale of the picture"):
+        call(2.55)
 
 
 @pytest.mark.parametrize("name, argument, value", CASES)

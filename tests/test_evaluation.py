@@ -389,6 +389,10 @@ def test_a_file_of_other_pixels_names_kernels_or_versions_is_refused(data, capsy
     assert "other images, kernels, versions" in refusal(capsys, arguments(data))
 
 
+def test_a_folder_for_the_result_must_be_there(data, capsys):
+    assert "out: there is no folder" in refusal(capsys, arguments(data, out=data / "nowhere" / "out.json"))
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"settings": 1}', '{"rows": []}'])
 def test_a_file_that_holds_no_results_is_left_alone(data, capsys, text):
     (data / "out.json").write_text(text)

@@ -3,6 +3,7 @@
 import csv
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -192,7 +193,7 @@ def test_photographs_of_one_name_in_two_folders_are_refused(folder, tmp_path):
 @pytest.mark.parametrize("name, value", [
     ("iterations", -1), ("iterations", 2.5), ("channels", (4, 0)), ("blocks", 0), ("scales", (0,)), ("noise", -1.0),
     ("crop", 50), ("crop", 12), ("batch", 0), ("steps", "9"), ("learning_rate", 0.0), ("clip", float("nan")),
-    ("seed", -1), ("channels", ()), ("scales", ()),
+    ("seed", -1), ("channels", ()), ("scales", ()), ("noiseless", 3.0), ("eight_bit", 1.1), ("average", 2.0),
 ])
 def test_a_bad_configuration_is_refused_by_name(name, value):
     with pytest.raises((ValueError, TypeError), match=rf"^{name} "):
@@ -399,6 +400,14 @@ def refused(folder, out, *options):
     return errors.strip().splitlines()[-1]
 
 
+@pytest.mark.parametrize("device, said", [("gpu", "cpu or cuda"), ("meta", "cpu or cuda"), ("cuda", "finds no GPU")])
+def test_a_device_that_is_not_there_is_refused(device, said, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="2"):
+        training.main(["--images", "x", "--out", "y", "--device", device])
+    assert re.search(f"argument --device: .*{said}", capsys.readouterr().err)
+
+
 def test_what_cannot_be_done_is_refused_in_one_line(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "images must hold pictures" in refused(tmp_path / "empty", tmp_path / "out")
@@ -407,7 +416,8 @@ def test_what_cannot_be_done_is_refused_in_one_line(folder, tmp_path):
     (tmp_path / "broken" / "a.png").write_bytes(b"not a picture")
     assert "images holds a.png, which cannot be read" in refused(tmp_path / "broken", tmp_path / "out")
     assert "out must hold the checkpoint" in refused(folder, tmp_path / "out", "--resume")
-    assert "crop must not exceed the smallest picture" in refused(folder, tmp_path / "out", "--crop", "48")
+    assert "crop must not exceed the smallest picture, of 40 rows" in refused(
+        folder, tmp_path / "out", "--crop", "48")
     finish(command(folder, tmp_path / "out", "--steps", "5"))
     assert "out holds a checkpoint already" in refused(folder, tmp_path / "out", "--steps", "5")
     assert "differs in steps" in refused(folder, tmp_path / "out", "--steps", "6", "--resume")

@@ -19,7 +19,8 @@ class DataStep:
     """Everything about (y, k, scale) that the iterations share; call it with x and alpha.
 
     y: (N, C, h, w). k: (1 or N, 1, kh, kw), no larger than the HR image. scale: int >= 1.
-    All arguments are checked here, once. Differentiable in y, k, x and alpha; float32 or float64.
+    These are checked here, once; of a call only the shape of x is (`data_step` checks everything).
+    Differentiable in y, k, x and alpha; float32 or float64.
     """
 
     def __init__(self, y, k, scale):

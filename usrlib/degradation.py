@@ -10,7 +10,7 @@ from .validation import (
     check_image,
     check_kernel,
     check_kernel_fits,
-    check_level,
+    check_noise,
     check_scale,
 )
 
@@ -52,7 +52,7 @@ def degrade(x, k, scale, sigma=0.0, generator=None):
     noise on the scale of x, a number or (N, 1, 1, 1). generator: a torch.Generator, for noise that can be made
     again. Returns (N, C, H/scale, W/scale), not clipped.
     """
-    check_level("sigma", sigma, batch=len(x) if isinstance(x, torch.Tensor) and x.ndim else None)
+    check_noise("sigma", sigma, batch=len(x) if isinstance(x, torch.Tensor) and x.ndim else None)
     check_generator(generator)
     check_scale(scale)
     y = downsample(blur(x, k), scale)

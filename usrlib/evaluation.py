@@ -295,6 +295,8 @@ def _cells(results):
 
 def _resume(path, fresh):
     """The results in `path`, where there are any; refused where anything that decides the numbers was another."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"out: there is no folder {path.parent}")
     if not path.exists():
         return fresh
     found = _read("out", path)

@@ -23,7 +23,7 @@ from torch import nn
 
 from .data_step import DataStep
 from .splitting import alternate
-from .validation import check_count, check_kernel_sum, check_level
+from .validation import check_count, check_kernel_sum, check_noise
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -154,7 +154,7 @@ class USRNet(nn.Module):
                 raise ValueError(f"y must have 3 channels; got {y.shape[1]} (repeat a grey picture three times)")
             if y.dtype != self.prior.head.weight.dtype:
                 raise TypeError(f"y must have the dtype of the network, {self.prior.head.weight.dtype}; got {y.dtype}")
-            check_level("sigma", sigma, batch=y.shape[0])
+            check_noise("sigma", sigma, batch=y.shape[0])
             sigma = torch.as_tensor(sigma, dtype=y.dtype, device=y.device).expand(y.shape[0], 1, 1, 1)
             levels = zip(*self.hyper(sigma, scale), strict=True)
         start = F.interpolate(y, scale_factor=scale, mode="nearest")
@@ -210,7 +210,8 @@ def _load(name_or_path, build, what):
         model = build(state)
         model.load_state_dict(state)
     except (KeyError, IndexError, ValueError, RuntimeError) as error:
-        raise ValueError(f"name_or_path must hold the weights of a {what}; {path.name} does not: {error}") from error
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"name_or_path must hold the weights of a {what}; {path.name} does not: {reason}") from error
     return model.float().requires_grad_(False).eval()
 
 

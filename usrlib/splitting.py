@@ -13,7 +13,7 @@ from skimage.restoration import denoise_nl_means, denoise_tv_chambolle, denoise_
 
 from .data_step import DataStep
 from .degradation import bicubic_upsample
-from .validation import check_count, check_image, check_level
+from .validation import check_count, check_image, check_level, check_noise
 
 # With σ = 0 the data step would need α = 0. Rounding of relative size 2^-24 in y comes out of it magnified by at
 # most 1 / (2 sqrt(α)); this floor keeps that under 1e-4, a fortieth of a grey level (notebook 03, section 3.6).
@@ -61,7 +61,7 @@ def hqs(y, k, scale, sigma, prior, lam, mu):
     (Zhang et al. 2020, equations 4 to 6: alpha = mu sigma^2, beta = sqrt(lam / mu)).
     """
     solve = DataStep(y, k, scale)
-    check_level("sigma", sigma)
+    check_noise("sigma", sigma)
     check_level("lam", lam, positive=True)
     if not callable(prior):
         raise TypeError(f"prior must be callable, prior(z, beta) -> x; got {type(prior).__name__}")

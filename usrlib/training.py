@@ -18,7 +18,7 @@ import subprocess
 import tarfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from hashlib import sha256
 from itertools import accumulate
@@ -45,27 +45,31 @@ HELD_OUT = 32                      # one photograph in so many is never trained 
 HELD_OUT_SEED = 2**40               # what is measured on them is the same for every run
 
 
+def _help(default, text):
+    return field(default=default, metadata={"help": text})
+
+
 @dataclass(frozen=True)
 class Config:
     """All that decides the result of a run, the photographs apart. Noise is in 255ths, sizes in pixels."""
 
-    iterations: int = 6                 # K; 0 trains the prior alone, as a denoiser
-    channels: tuple = (16, 32, 64, 64)
-    blocks: int = 2
-    hidden: int = 32
-    scales: tuple = (1, 2, 3, 4)        # one a batch, in turn
-    noise: float = 25.0                 # sigma is uniform from 0 to this ...
-    noiseless: float = 0.25             # ... except for this fraction of the samples, where it is 0
-    eight_bit: float = 0.5              # fraction blurred to 8 bits, truncated, as the authors' code does
-    crop: int = 96                      # of the sharp picture
-    batch: int = 48                     # over all processes
-    steps: int = 100_000
-    learning_rate: float = 1e-3         # after the warm-up; then a cosine down to a hundredth of it
-    warmup: int = 500
-    clip: float = 1.0                   # of the gradient's norm
-    average: float = 0.999              # decay of the moving average of the weights, which is what is kept
-    bf16: bool = True                   # the prior in bfloat16; the data step never is
-    seed: int = 0
+    iterations: int = _help(6, "K; 0 trains the prior alone, as a denoiser")
+    channels: tuple = _help((16, 32, 64, 64), "of the prior, from the finest level to the coarsest")
+    blocks: int = _help(2, "residual blocks of the prior at every level, on either way")
+    hidden: int = _help(32, "width of H")
+    scales: tuple = _help((1, 2, 3, 4), "one a batch, in turn")
+    noise: float = _help(25.0, "sigma is uniform from 0 to this, in 255ths ...")
+    noiseless: float = _help(0.25, "... except for this fraction of the samples, where it is 0")
+    eight_bit: float = _help(0.5, "fraction blurred to 8 bits, truncated, as the authors' code does")
+    crop: int = _help(96, "pixels of a side of the sharp picture")
+    batch: int = _help(48, "crops in a step, over all processes")
+    steps: int = _help(100_000, "of the whole run")
+    learning_rate: float = _help(1e-3, "after the warm-up; then a cosine down to a hundredth of it")
+    warmup: int = _help(500, "steps in which the learning rate rises from 0")
+    clip: float = _help(1.0, "upper bound of the gradient's norm")
+    average: float = _help(0.999, "decay of the moving average of the weights, which is what is kept")
+    bf16: bool = _help(True, "the prior in bfloat16; the data step never is")
+    seed: int = _help(0, "of the weights at the start, and of every sample")
 
     def __post_init__(self):
         for name in ("channels", "scales"):
@@ -82,6 +86,9 @@ class Config:
             check_level(name, getattr(self, name), positive=True)
         for name in ("noise", "noiseless", "eight_bit", "average"):
             check_level(name, getattr(self, name))
+        for name in ("noiseless", "eight_bit", "average"):
+            if getattr(self, name) > 1:
+                raise ValueError(f"{name} must not exceed 1; got {getattr(self, name)}")
         if not self.iterations and self.scales != (1,):
             raise ValueError(f"scales must be 1 alone where iterations is 0, for a denoiser; got {self.scales}")
         multiple = math.lcm(2 ** (len(self.channels) - 1), *self.scales)
@@ -172,7 +179,7 @@ class Photographs:
         self.pixels = torch.empty(sum(sizes), 3, dtype=torch.uint8, device=device)
         self.start = torch.tensor([0, *accumulate(sizes)], device=device)
         self.height, self.width = torch.tensor([array.shape[:2] for array in arrays], device=device).T
-        self.smallest = min(min(array.shape[:2]) for array in arrays)
+        self.smallest = min((array.shape[:2] for array in arrays), key=min)
         for array, part in zip(arrays, self.pixels.split(sizes), strict=True):
             part.copy_(torch.tensor(array).view(-1, 3))
         self.source = f"{source}: {len(arrays)} pictures, {sum(sizes) / 1e6:.1f} megapixels"
@@ -266,8 +273,9 @@ class Sampler:
     """
 
     def __init__(self, photographs, config):
-        if photographs.smallest < config.crop:
-            raise ValueError(f"crop must not exceed the smallest picture, {photographs.smallest}; got {config.crop}")
+        if min(photographs.smallest) < config.crop:
+            raise ValueError("crop must not exceed the smallest picture, of {} rows and {} columns; got {}".format(
+                *photographs.smallest, config.crop))
         self.photographs, self.config, self.device = photographs, config, photographs.pixels.device
         if config.iterations:
             self.shakes = _shakes().to(self.device)
@@ -329,7 +337,7 @@ class Trainer:
         if config.batch % world:
             raise ValueError(f"batch must be a multiple of the number of processes, {world}; got {config.batch}")
         if model is not None and _shapes(model) != _shapes(new_model(config)):
-            raise ValueError("model must have the architecture of config; its weights have other names or shapes")
+            raise ValueError("model must have the architecture of config; its weights, of --weights, have others")
         self.config, self.sampler, self.origin, self.world = config, Sampler(photographs, config), origin, world
         share = config.batch // world
         self.index = torch.arange(rank * share, (rank + 1) * share, device=self.sampler.device)
@@ -383,7 +391,7 @@ class Trainer:
     def restore(self, state):
         """Continue from a `state`; ValueError where it belongs to another configuration or other photographs."""
         theirs, ours = Config(**state["config"]), self.config
-        different = [field.name for field in fields(Config) if getattr(theirs, field.name) != getattr(ours, field.name)]
+        different = [entry.name for entry in fields(Config) if getattr(theirs, entry.name) != getattr(ours, entry.name)]
         if different:
             raise ValueError(f"config must be that of the checkpoint; it differs in {', '.join(different)}")
         if state["photographs"] != self.sampler.photographs.source:
@@ -593,17 +601,19 @@ def main(arguments=None):
     parser.add_argument("--time-limit", type=float, default=math.inf, help="seconds after which to stop, resumable")
     parser.add_argument("--report-every", type=int, default=100, help="steps between lines of the log (default: 100)")
     parser.add_argument("--save-every", type=int, default=1000, help="steps between checkpoints (default: 1000)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", type=_device, default="cuda" if torch.cuda.is_available() else "cpu",
+                        help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--compile", action="store_true", help="compile the prior with torch.compile")
     group = parser.add_argument_group("in the place of the configuration's own values")
-    for field in fields(Config):
-        kind = type(getattr(CONFIGS["tiny"], field.name))
+    for entry in fields(Config):
+        kind = type(entry.default)
         options = {"type": int, "nargs": "+"} if kind is tuple else \
             {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
-        group.add_argument(f"--{field.name.replace('_', '-')}", **options)
+        group.add_argument(f"--{entry.name.replace('_', '-')}", **options,
+                           help=f"{entry.metadata['help']} (tiny: {entry.default})")
     options = parser.parse_args(arguments)
-    given = {field.name: getattr(options, field.name) for field in fields(Config)}
-    rank, world, device = _join(torch.device(options.device))
+    given = {entry.name: getattr(options, entry.name) for entry in fields(Config)}
+    rank, world, device = _join(options.device)
     try:
         config = replace(CONFIGS[options.config], **{name: value for name, value in given.items() if value is not None})
         photographs, held_out = read_photographs(options.images, device)
@@ -623,6 +633,18 @@ def main(arguments=None):
             dist.destroy_process_group()
     if rank == 0:
         print(f"{'complete' if complete else 'stopped, to be resumed'} at step {trainer.done}, in {options.out}")
+
+
+def _device(name):
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"it must be cpu or cuda; got {name!r}")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise argparse.ArgumentTypeError("this PyTorch finds no GPU; cpu works, and so may its CUDA build")
+    return device
 
 
 def _join(device):

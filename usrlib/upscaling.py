@@ -23,7 +23,7 @@ from tqdm import tqdm
 from . import images
 from .evaluation import network
 from .kernels import bicubic_kernel, gaussian_kernel
-from .validation import check_count, check_image, check_kernel, check_level, check_scale
+from .validation import check_count, check_image, check_kernel, check_level, check_noise, check_scale
 
 # The prior follows a shift of its input only by multiples of 8 pixels; in pixels of y, to hold at any scale.
 GRID = 8
@@ -51,7 +51,7 @@ def upscale(restore, y, k, scale, sigma, tile=1024):
     check_image("y", y)
     check_kernel("k", k)
     check_scale(scale)
-    check_level("sigma", sigma)
+    check_noise("sigma", sigma)
     if tile is not None:
         check_count("tile", tile)
     reach = _reach(k[0, 0], scale) / scale
@@ -325,6 +325,8 @@ def main(arguments=None):
             print(f"noise: {noise:.1f}/255, a rough estimate from the flattest parts; texture everywhere makes it "
                   "too high, compression too low; --sigma sets it")
         check_level("--sigma", noise)
+        if 0 < noise < LEAST_NOISE / 4:
+            print(f"note: --sigma is in 255ths, of which {noise:g} is next to nothing")
         x = upscale(restore, photo.y.expand(1, 3, -1, -1), k, scale, noise / 255)
         x = x if photo.y.shape[1] == 3 else x.mean(1, keepdim=True)
         write_picture(options.out, as_picture(x, photo), photo.profile)

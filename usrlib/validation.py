@@ -103,6 +103,13 @@ def check_level(name, value, *, positive=False, batch=None):
         raise ValueError(f"{name} must be {expected}; got {value}")
 
 
+def check_noise(name, sigma, *, batch=None):
+    """A level as for `check_level`, on the scale of pictures in [0, 1]; a warning where it looks like 255ths."""
+    check_level(name, sigma, batch=batch)
+    if not _values_are_trusted and (sigma.max() if isinstance(sigma, torch.Tensor) else sigma) > 1:
+        warnings.warn(f"{name} is on the scale of the picture, [0, 1]: 2.55 grey levels are 2.55 / 255", stacklevel=4)
+
+
 def check_count(name, value, least=1):
     """An integer of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, Integral):
