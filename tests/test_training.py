@@ -194,6 +194,7 @@ def test_photographs_of_one_name_in_two_folders_are_refused(folder, tmp_path):
     ("iterations", -1), ("iterations", 2.5), ("channels", (4, 0)), ("blocks", 0), ("scales", (0,)), ("noise", -1.0),
     ("crop", 50), ("crop", 12), ("batch", 0), ("steps", "9"), ("learning_rate", 0.0), ("clip", float("nan")),
     ("seed", -1), ("channels", ()), ("scales", ()), ("noiseless", 3.0), ("eight_bit", 1.1), ("average", 2.0),
+    ("loss", "squared"),
 ])
 def test_a_bad_configuration_is_refused_by_name(name, value):
     with pytest.raises((ValueError, TypeError), match=rf"^{name} "):
@@ -212,11 +213,19 @@ def test_the_learning_rate_warms_up_and_falls_along_a_cosine():
     assert abs(rates[1000] - 0.01) < 1e-9 and rates[100:] == sorted(rates[100:], reverse=True)
 
 
-@pytest.mark.parametrize("iterations", [2, 0])
-def test_it_learns(photographs, iterations):
+def test_the_losses_are_the_absolute_error_and_the_psnr_that_each_picture_lacks():
+    a = torch.rand(3, 3, 6, 6)
+    e = torch.tensor([0.01, 0.1, 0.3]).view(-1, 1, 1, 1) * torch.randn(3, 3, 6, 6)
+    assert training.LOSSES["absolute"](e).item() == pytest.approx(e.abs().mean().item())
+    mean_psnr = sum(usrlib.psnr(one[None], (one + error)[None]) for one, error in zip(a, e, strict=True)) / 3
+    assert training.LOSSES["psnr"](e).item() == pytest.approx((48.13 - mean_psnr) * np.log(10) / 10, abs=0.06)
+
+
+@pytest.mark.parametrize("iterations, loss", [(2, "absolute"), (2, "psnr"), (0, "absolute")])
+def test_it_learns(photographs, iterations, loss):
     flat = Photographs([np.full((48, 48, 3), 200, np.uint8), np.full((48, 48, 3), 60, np.uint8)])
     scales = (1, 2) if iterations else (1,)
-    config = replace(SMALL, iterations=iterations, scales=scales, steps=60, learning_rate=3e-3)
+    config = replace(SMALL, iterations=iterations, scales=scales, steps=60, learning_rate=3e-3, loss=loss)
     trainer, losses = Trainer(config, flat), []
     for _ in range(6):
         for _ in range(10):

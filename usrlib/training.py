@@ -37,12 +37,20 @@ from .kernels import motion_kernel
 from .metrics import psnr
 from .network import ResUNet, USRNet, load_denoiser, load_usrnet, read_card, replace_file, save_weights
 from .splitting import ROUNDING, levels, plug_and_play
-from .validation import check_count, check_level, trusted_values
+from .validation import check_choice, check_count, check_level, trusted_values
 
 KERNEL_SIZE = 25                   # pixels
 MOTION_SEEDS = range(1000, 3048)   # kernels rendered before training; those of the benchmark have seeds below 1000
 HELD_OUT = 32                      # one photograph in so many is never trained on
 HELD_OUT_SEED = 2**40               # what is measured on them is the same for every run
+
+
+# Of the error of a batch, (N, C, H, W). "psnr" is, up to a factor, the mean PSNR that pictures lack, each for itself:
+# below an error of one grey level there is nothing to gain.
+LOSSES = {
+    "absolute": lambda error: error.abs().mean(),
+    "psnr": lambda error: (255 * error).square().mean((1, 2, 3)).log1p().mean(),
+}
 
 
 def _help(default, text):
@@ -66,6 +74,7 @@ class Config:
     steps: int = _help(100_000, "of the whole run")
     learning_rate: float = _help(1e-3, "after the warm-up; then a cosine down to a hundredth of it")
     warmup: int = _help(500, "steps in which the learning rate rises from 0")
+    loss: str = _help("absolute", f"what is made small: {' or '.join(LOSSES)}")
     clip: float = _help(1.0, "upper bound of the gradient's norm")
     average: float = _help(0.999, "decay of the moving average of the weights, which is what is kept")
     bf16: bool = _help(True, "the prior in bfloat16; the data step never is")
@@ -89,6 +98,7 @@ class Config:
         for name in ("noiseless", "eight_bit", "average"):
             if getattr(self, name) > 1:
                 raise ValueError(f"{name} must not exceed 1; got {getattr(self, name)}")
+        check_choice("loss", self.loss, LOSSES)
         if not self.iterations and self.scales != (1,):
             raise ValueError(f"scales must be 1 alone where iterations is 0, for a denoiser; got {self.scales}")
         multiple = math.lcm(2 ** (len(self.channels) - 1), *self.scales)
@@ -356,7 +366,7 @@ class Trainer:
         batch = self.sampler(self.done, self.index)
         for group in self.optimiser.param_groups:
             group["lr"] = config.rate(self.done)
-        loss = (predict(self.parallel, batch, config.bf16) - batch.x).abs().mean()
+        loss = LOSSES[config.loss](predict(self.parallel, batch, config.bf16) - batch.x)
         self.optimiser.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
