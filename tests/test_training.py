@@ -182,10 +182,12 @@ def test_the_numbers_of_a_camera_are_not_tiles_of_one_photograph(camera):
     assert 10 < sum(training._is_held_out(camera.format(n)) for n in range(1000)) < 60
 
 
-def test_photographs_of_one_name_in_two_folders_are_refused(folder, tmp_path):
-    copy = shutil.copytree(folder, tmp_path / "copy")
-    with pytest.raises(ValueError, match=r"images holds .* more than once"):
-        read_photographs([folder, copy])
+def test_photographs_of_one_name_are_all_read_and_share_their_fate(folder, tmp_path):
+    with tarfile.open(tmp_path / "twice.tar", "w") as archive:       # a tar may hold a name twice, and so may two paths
+        for file in (*folder.iterdir(), *folder.iterdir()):
+            archive.add(file, file.name)
+    once, three_times = read_photographs([folder]), read_photographs([folder, tmp_path / "twice.tar"])
+    assert [3 * len(part.pixels) for part in once] == [len(part.pixels) for part in three_times]
 
 
 # --- The loop ----------------------------------------------------------------------------------------------------

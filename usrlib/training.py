@@ -212,24 +212,20 @@ def read_photographs(paths, device="cpu"):
     One photograph in HELD_OUT is held out, by a hash of its name; tiles of one photograph, NAME_row_column, stay
     together. Raises ValueError where there are none or one cannot be read.
     """
-    files = {}
-    for name, data in (file for path in paths for file in _files(Path(path))):
-        if name in files:
-            raise ValueError(f"images holds {name} more than once; give the folder above them")
-        files[name] = data
+    files = [file for path in paths for file in _files(Path(path))]         # a name may come twice, even in one tar
     if not files:
         raise ValueError(f"images must hold pictures, {' '.join(images.PICTURES)}; "
                          f"found none in {' '.join(map(str, paths))}")
     with ThreadPoolExecutor() as pool:
-        arrays = dict(zip(files, tqdm(pool.map(_decode, *zip(*files.items(), strict=True)), "decoding", len(files),
-                                      leave=False), strict=True))
-    source = ", ".join(Path(path).name for path in paths)
-    kept = [name for name in arrays if not _is_held_out(name)]
-    held_out = [name for name in arrays if _is_held_out(name)]
+        arrays = list(tqdm(pool.map(_decode, *zip(*files, strict=True)), "decoding", len(files), leave=False))
+    kept, held_out = [], []
+    for (name, _), array in zip(files, arrays, strict=True):
+        (held_out if _is_held_out(name) else kept).append(array)
     if not kept or not held_out:
         raise ValueError(f"images must be enough to hold out one in {HELD_OUT}, chosen by a hash of the name; "
                          f"of these {len(arrays)} it leaves {len(kept)} to train on and {len(held_out)} held out")
-    return tuple(Photographs([arrays[name] for name in names], device, source) for names in (kept, held_out))
+    source = ", ".join(Path(path).name for path in paths)
+    return tuple(Photographs(chosen, device, source) for chosen in (kept, held_out))
 
 
 def _files(path):
