@@ -35,7 +35,7 @@ from . import images
 from .degradation import blur
 from .kernels import motion_kernel
 from .metrics import psnr
-from .network import ResUNet, USRNet, load_denoiser, load_usrnet, read_card, replace_file, save_weights
+from .network import ResidualBlock, ResUNet, USRNet, load_denoiser, load_usrnet, read_card, replace_file, save_weights
 from .splitting import ROUNDING, levels, plug_and_play
 from .validation import check_choice, check_count, check_level, trusted_values
 
@@ -462,6 +462,52 @@ def _teach_path(hyper, config):
         schedule.step()
 
 
+@torch.no_grad()
+def activity(model, sampler, count=8):
+    """How often each hidden unit of the residual blocks is above zero: {name of the block: float32 (channels,)}.
+
+    model: USRNet or ResUNet. sampler: what it is shown, one batch of `count` for each scale; all places, samples and
+    iterations count alike.
+    """
+    shares, hooks = {}, []
+    for name, block in model.named_modules():
+        if isinstance(block, ResidualBlock):
+            shares[name] = []
+            hooks.append(block.conv1.register_forward_hook(
+                lambda _, z, hidden, seen=shares[name]: seen.append((hidden > 0).float().mean((0, 2, 3)))))
+    try:
+        for step in range(len(sampler.config.scales)):
+            predict(model, sampler(step, range(count)))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: torch.stack(seen).mean(0) for name, seen in shares.items()}
+
+
+@torch.no_grad()
+def revive(model, sampler, least=0.01):
+    """Give the silent hidden units of the prior another life, and say how many there were.
+
+    A unit that is above zero in less than `least` of all places hears no gradient there, and hardly ever will. It gets
+    a new filter, as strong as those of its neighbours, and what it says counts for nothing at first: the function
+    stays the one it would be without the silent units. (Sokar et al., "The Dormant Neuron Phenomenon in Deep
+    Reinforcement Learning", ICML 2023, recycle so.) Draws from PyTorch's generator, seeded with sampler.config.seed.
+    """
+    total = 0
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(sampler.config.seed)
+        for name, share in activity(model, sampler).items():
+            silent = share < least
+            total += int(silent.sum())
+            if silent.any() and not silent.all():
+                block = model.get_submodule(name)
+                heard = block.conv1.weight[~silent]
+                fresh = torch.randn(int(silent.sum()), *heard.shape[1:])
+                block.conv1.weight[silent] = fresh.to(heard) * heard.square().mean().sqrt()
+                block.conv2.weight[:, silent] = 0
+    return total
+
+
 def _load(config, weights):
     """A network to train on: from its own weights, or born around a denoiser."""
     if not config.iterations:
@@ -604,6 +650,7 @@ def main(arguments=None):
     parser.add_argument("--out", required=True, help="folder for the checkpoint, the log, the weights and their card")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     parser.add_argument("--weights", help="start from these weights, a name or a file; those of a denoiser will do")
+    parser.add_argument("--revive", action="store_true", help="give silent units of these weights another life first")
     parser.add_argument("--time-limit", type=float, default=math.inf, help="seconds after which to stop, resumable")
     parser.add_argument("--report-every", type=int, default=100, help="steps between lines of the log (default: 100)")
     parser.add_argument("--save-every", type=int, default=1000, help="steps between checkpoints (default: 1000)")
@@ -625,6 +672,8 @@ def main(arguments=None):
         photographs, held_out = read_photographs(options.images, device)
         model = _load(config, options.weights) if options.weights else None
         origin = read_card(options.weights) if options.weights else None
+        if options.revive and model is not None:
+            origin["revived"] = revive(model, Sampler(photographs, config))
         trainer = Trainer(config, photographs, model, origin, rank, world)
         if options.compile:
             getattr(trainer.model, "prior", trainer.model).compile()
