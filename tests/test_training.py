@@ -215,6 +215,25 @@ def test_the_learning_rate_warms_up_and_falls_along_a_cosine():
     assert abs(rates[1000] - 0.01) < 1e-9 and rates[100:] == sorted(rates[100:], reverse=True)
 
 
+@pytest.mark.parametrize("iterations, scales", [(2, (1, 2, 3, 4)), (0, (1,))])
+def test_silent_units_are_counted_and_get_another_life(photographs, iterations, scales):
+    config = replace(SMALL, iterations=iterations, scales=scales)
+    model, sampler = training.new_model(config).requires_grad_(False), Sampler(photographs, config)
+    block = getattr(model, "prior", model).body[0]
+    heard = [0, 2, 3, 5]
+    block.conv1.weight[[1, 4]] = 0
+    shares = training.activity(model, sampler, count=2)
+    name = next(name for name in shares if name.endswith("body.0"))
+    assert len(shares) == 3 and shares[name][[1, 4]].tolist() == [0, 0] and shares[name][heard].min() > 0
+    kept, answer = block.conv1.weight[heard].clone(), training.predict(model, sampler(0, range(2)))
+
+    assert training.revive(model, sampler, least=1e-4) == sum(int((share < 1e-4).sum()) for share in shares.values())
+    assert torch.equal(block.conv1.weight[heard], kept) and not block.conv2.weight[:, [1, 4]].any()
+    assert 0.5 < block.conv1.weight[[1, 4]].square().mean() / kept.square().mean() < 2
+    assert training.activity(model, sampler)[name].min() > 1e-4
+    assert torch.allclose(training.predict(model, sampler(0, range(2))), answer, atol=1e-3)
+
+
 def test_the_losses_are_the_absolute_error_and_the_psnr_that_each_picture_lacks():
     a = torch.rand(3, 3, 6, 6)
     e = torch.tensor([0.01, 0.1, 0.3]).view(-1, 1, 1, 1) * torch.randn(3, 3, 6, 6)
@@ -429,6 +448,7 @@ def test_what_cannot_be_done_is_refused_in_one_line(folder, tmp_path):
     assert "out must hold the checkpoint" in refused(folder, tmp_path / "out", "--resume")
     assert "crop must not exceed the smallest picture, of 40 rows" in refused(
         folder, tmp_path / "out", "--crop", "48")
+    assert "--revive goes with --weights" in refused(folder, tmp_path / "out", "--revive")
     finish(command(folder, tmp_path / "out", "--steps", "5"))
     assert "out holds a checkpoint already" in refused(folder, tmp_path / "out", "--steps", "5")
     assert "differs in steps" in refused(folder, tmp_path / "out", "--steps", "6", "--resume")
@@ -440,13 +460,14 @@ def test_what_cannot_be_done_is_refused_in_one_line(folder, tmp_path):
 DENOISER = ("--iterations", 0, "--scales", 1)
 
 
-@pytest.mark.parametrize("first, then", [((), ()), (DENOISER, DENOISER), (DENOISER, ())], ids=str)
+@pytest.mark.parametrize("first, then", [((), ()), ((), ("--revive",)), (DENOISER, DENOISER), (DENOISER, ())], ids=str)
 def test_training_goes_on_from_weights_and_the_card_says_so(folder, tmp_path, first, then):
     weights = tmp_path / "first" / "weights.safetensors"
     finish(command(folder, tmp_path / "first", "--steps", "5", *first))
     finish(command(folder, tmp_path / "then", "--steps", "5", "--weights", weights, *then))
     card = usrlib.network.read_card(tmp_path / "then" / "weights.safetensors")
+    assert (card["continued_from"].pop("revived", None) is None) == ("--revive" not in then)
     assert card["continued_from"] == usrlib.network.read_card(weights) and card["steps_done"] == 5
     if first == then:
         assert float(log(tmp_path / "then")[0][1]) < float(log(tmp_path / "first")[0][1])
-    assert card["architecture"] == ("ResUNet" if then else "USRNet")
+    assert card["architecture"] == ("ResUNet" if "--iterations" in then else "USRNet")

@@ -672,8 +672,10 @@ def main(arguments=None):
         photographs, held_out = read_photographs(options.images, device)
         model = _load(config, options.weights) if options.weights else None
         origin = read_card(options.weights) if options.weights else None
-        if options.revive and model is not None:
-            origin["revived"] = revive(model, Sampler(photographs, config))
+        if options.revive:
+            if model is None:
+                raise ValueError("--revive goes with --weights: it is for units that training has silenced")
+            origin = (origin or {}) | {"revived": revive(model, Sampler(photographs, config))}
         trainer = Trainer(config, photographs, model, origin, rank, world)
         if options.compile:
             getattr(trainer.model, "prior", trainer.model).compile()
