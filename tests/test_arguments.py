@@ -4,6 +4,7 @@ One table: for every public name a call that is accepted, and for each of its ar
 """
 
 import inspect
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from dense import random_kernel, uniform
 
 import usrlib
 from usrlib import upscaling
+from usrlib.validation import trusted_values
 
 NAN, INF = float("nan"), float("inf")
 X, Y, K = uniform(2, 3, 12, 12), uniform(2, 3, 6, 6), random_kernel(1, 1, 3, 3)
@@ -156,9 +158,32 @@ def test_the_call_in_the_table_is_accepted(name):
     lambda sigma: usrlib.hqs(Y, K, 2, sigma, lambda z, beta: z, 1.0, [1.0]),
     lambda sigma: usrlib.load_usrnet("tiny").double()(Y, K, 2, sigma),
 ], ids=["degrade", "upscale", "hqs", "USRNet"])
-def test_a_sigma_that_was_meant_in_255ths_brings_a_warning(call):
-    with pytest.warns(UserWarning, match="sigma is on the scale of the picture"):
+def test_a_sigma_that_was_meant_in_255ths_brings_a_warning_that_points_at_the_users_line(call):
+    with pytest.warns(UserWarning, match="sigma is on the scale of the picture") as caught:
         call(2.55)
+    assert {warning.filename for warning in caught} == {__file__}
+
+
+def test_trust_ends_with_its_thread():
+    spoilt = holding(X, NAN)
+    with trusted_values(), ThreadPoolExecutor() as pool:
+        usrlib.blur(spoilt, K)
+        with pytest.raises(ValueError, match="x must be finite"):
+            pool.submit(usrlib.blur, spoilt, K).result()
+    with pytest.raises(ValueError, match="x must be finite"):
+        usrlib.blur(spoilt, K)
+
+
+@pytest.mark.parametrize("z", [uniform(1, 3, 8, 8), uniform(1, 1, 8, 8).float(), uniform(3, 8, 8).float()])
+def test_a_denoiser_names_what_it_cannot_use(z):
+    with pytest.raises((ValueError, TypeError), match=r"^z must have"):
+        usrlib.load_denoiser("denoiser")(z, 0.1)
+
+
+def test_an_alpha_that_vanishes_in_the_dtype_is_refused():
+    with pytest.raises(ValueError, match=r"alpha must be large enough not to vanish in torch\.float32; got 1e-50"):
+        usrlib.data_step(X.float(), Y.float(), K.float(), 2, 1e-50)
+    assert usrlib.data_step(X, Y, K, 2, 1e-50).isfinite().all()
 
 
 @pytest.mark.parametrize("name, argument, value", CASES)

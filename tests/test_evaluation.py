@@ -206,6 +206,9 @@ def test_the_bicubic_baseline_follows_the_middle_of_the_kernel(scale):
     moved = evaluation.bicubic(y, usrlib.gaussian_kernel(25, (1, 1)).roll((scale, -scale), (-2, -1)), scale, 0.0)
     torch.testing.assert_close(moved, centred.roll((-scale, scale), (-2, -1)), rtol=0, atol=1e-9)
     ordinary = evaluation.bicubic(y, usrlib.bicubic_kernel(scale), scale, 0.0)
+    two = usrlib.gaussian_kernel(25, (4, 1)), usrlib.bicubic_kernel(scale)
+    each = evaluation.bicubic(y.repeat(2, 1, 1, 1), torch.cat(two), scale, 0.0)
+    torch.testing.assert_close(each, torch.cat([centred, ordinary]), rtol=0, atol=1e-12)
     for channel in range(3):
         plane = Image.fromarray(y[0, channel].numpy().astype(np.float32))
         expected = np.asarray(plane.resize((24 * scale, 20 * scale), Image.Resampling.BICUBIC))
@@ -437,14 +440,21 @@ def test_kernels_are_used_as_stored(tmp_path):
     ({"weights": "tiny"}, "--weights"),
     ({"method": None, "weights": "nowhere.pth"}, "nowhere.pth"),
     ({"rows": "9:0"}, "a.PNG, cropped for scale 9, needs 173 pixels"),
-    *(({"rows": rows}, f"'{rows}' must be different scale:noise") for rows in
-      ("2", "2:", ":0", "2:0,", "0:0", "2.5:0", "2:-1", "2:nan", "2:inf", "2:0:1", "2;0", "2:0,2:0.0")),
+    *(({"rows": rows}, f"'{rows}' must be scale:noise,") for rows in
+      ("2", "2:", ":0", "2:0,", "2.5:0", "2:0:1", "2;0")),
+    ({"rows": "3:0,0:0"}, "in '3:0,0:0' scale must be an integer of at least 1; got 0"),
+    *(({"rows": f"2:{n}"}, f"in '2:{n}' noise must be a finite number") for n in ("-1", "nan", "inf")),
+    ({"rows": "2:0,2:0.0"}, "'2:0,2:0.0' holds a row twice"),
     ({"every": "0"}, "every must be an integer of at least 1"),
     ({"every": "1.5"}, "--every"),
 ])
 def test_the_command_line_refuses_and_says_why(data, capsys, changes, message):
     assert message in refusal(capsys, arguments(data, **changes))
     assert not (data / "out.json").exists()
+
+
+def test_a_folder_is_no_file_for_the_result(data, capsys):
+    assert "is a folder; a file is expected" in refusal(capsys, arguments(data, out=data / "pictures"))
 
 
 def test_a_folder_without_pictures_and_a_damaged_picture_are_refused(data, capsys):

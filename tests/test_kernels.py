@@ -219,6 +219,13 @@ def test_images_that_do_not_determine_the_kernel_are_refused(x):
         usrlib.estimate_kernel(x, usrlib.downsample(x, 2), 2, 5)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_one_equation_too_few_is_refused_whatever_rounding_makes_of_it(seed):
+    x = uniform(1, 1, 4, 6, seed=seed)                                   # 8 windows, 9 unknowns
+    with pytest.raises(ValueError, match="do not determine"):
+        usrlib.estimate_kernel(x, usrlib.blur(x, usrlib.gaussian_kernel(3, (1.0, 1.0))), 1, 3)
+
+
 @pytest.mark.parametrize("size, scale", [(12, 2), (12, 3), (11, 4)])
 def test_a_size_whose_window_fits_at_no_pixel_of_y_is_refused(size, scale):
     x = uniform(1, 1, 12, 12)

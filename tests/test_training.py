@@ -17,7 +17,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
+from safetensors.torch import save_file
 
 import usrlib
 from usrlib import splitting, training
@@ -144,6 +145,12 @@ def test_a_batch_is_degraded_as_the_course_defines_it(photographs, step):
     assert ((255 * batch.y - rounded) > -1e-3).all() and ((255 * batch.y - rounded) < 1 + 1e-3).all()   # truncated
 
 
+def test_flat_areas_survive_truncation():
+    for level in (77, 200, 255):
+        flat = Sampler(Photographs([np.full((40, 40, 3), level, np.uint8)]), replace(SMALL, eight_bit=1.0, noise=0.0))
+        assert ((255 * flat(1, range(8)).y).round() == level).all()
+
+
 def test_noise_is_as_strong_as_sigma_says_and_sometimes_absent(photographs):
     sampler = Sampler(photographs, replace(SMALL, eight_bit=0.0, batch=200))
     batch, clean = sampler(1, range(200)), Sampler(photographs, replace(SMALL, eight_bit=0.0, noise=0.0))(1, range(200))
@@ -246,9 +253,9 @@ def test_the_losses_are_the_absolute_error_and_the_psnr_that_each_picture_lacks(
 def test_it_learns(photographs, iterations, loss):
     flat = Photographs([np.full((48, 48, 3), 200, np.uint8), np.full((48, 48, 3), 60, np.uint8)])
     scales = (1, 2) if iterations else (1,)
-    config = replace(SMALL, iterations=iterations, scales=scales, steps=60, learning_rate=3e-3, loss=loss)
+    config = replace(SMALL, iterations=iterations, scales=scales, steps=80, learning_rate=3e-3, loss=loss)
     trainer, losses = Trainer(config, flat), []
-    for _ in range(6):
+    for _ in range(8):
         for _ in range(10):
             trainer.step()
         losses.append(trainer.report()[0])
@@ -453,8 +460,16 @@ def test_what_cannot_be_done_is_refused_in_one_line(folder, tmp_path):
     assert "out holds a checkpoint already" in refused(folder, tmp_path / "out", "--steps", "5")
     assert "differs in steps" in refused(folder, tmp_path / "out", "--steps", "6", "--resume")
     shutil.copytree(folder, tmp_path / "fewer", ignore=shutil.ignore_patterns("photo0.png"))
-    assert "images must be those of the checkpoint" in refused(
-        tmp_path / "fewer", tmp_path / "out", "--steps", "5", "--resume")
+    shutil.copytree(folder, tmp_path / "others")
+    with Image.open(tmp_path / "others" / "photo0.png") as picture:
+        flipped = ImageOps.flip(picture)
+    flipped.save(tmp_path / "others" / "photo0.png")
+    for other in ("fewer", "others"):
+        assert "images must be those of the checkpoint" in refused(
+            tmp_path / other, tmp_path / "out", "--steps", "5", "--resume")
+    save_file({"hyper.layers.0.weight": torch.zeros(4, 2)}, tmp_path / "half.safetensors")
+    assert "must hold the weights of a USRNet" in refused(
+        folder, tmp_path / "new", "--weights", tmp_path / "half.safetensors")
 
 
 DENOISER = ("--iterations", 0, "--scales", 1)
@@ -471,3 +486,5 @@ def test_training_goes_on_from_weights_and_the_card_says_so(folder, tmp_path, fi
     if first == then:
         assert float(log(tmp_path / "then")[0][1]) < float(log(tmp_path / "first")[0][1])
     assert card["architecture"] == ("ResUNet" if "--iterations" in then else "USRNet")
+    shutil.rmtree(tmp_path / "first")                               # a checkpoint needs them no more
+    finish(command(folder, tmp_path / "then", "--steps", "5", "--weights", weights, *then, "--resume"))

@@ -1,5 +1,6 @@
 """A real photograph: borders, tiles, alignment; files of every kind; errors in one line."""
 
+import io
 import math
 import struct
 import subprocess
@@ -172,7 +173,7 @@ def test_a_kernel_is_read_from_an_array_and_what_is_odd_about_it_is_said(tmp_pat
     k, notes = read_kernel(path, 2)
     assert torch.allclose(k, torch.full((1, 1, 3, 3), 1 / 9, dtype=torch.float64))
     assert notes[0] == "the kernel sums to 18; it is divided by that"
-    assert "moves the picture by -0.5 pixels down and -0.5 to the right" in notes[1]
+    assert "moves the picture 0.5 pixels up and 0.5 to the left" in notes[1]
 
 
 @pytest.mark.parametrize("array", [np.ones(3), np.ones((1, 3, 3)), np.zeros((3, 3)), -np.ones((3, 3)), np.ones((0, 3)),
@@ -324,10 +325,13 @@ def test_of_an_animation_the_first_frame_is_taken_and_that_is_said(command):
 def test_of_deep_colours_8_bits_are_used_and_that_is_said(command):
     rows = np.concatenate([np.zeros((9, 1), np.uint8), (COLOURS.astype(">u2") * 257).view(np.uint8).reshape(9, -1)], 1)
     header, body = struct.pack(">IIBBBBB", 12, 9, 16, 2, 0, 0, 0), zlib.compress(rows.tobytes())
-    result, said = command(b"\x89PNG\r\n\x1a\n" + b"".join(
+    picture = b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + tag + data + struct.pack(">I", zlib.crc32(tag + data))
         for tag, data in ((b"IHDR", header), (b"IDAT", body), (b"IEND", b""))
-    ))
+    )
+    with pytest.raises(OSError, match="more than 8 bits"):         # what is measured or trained on must not lose any
+        images.read(io.BytesIO(picture))
+    result, said = command(picture)
     np.testing.assert_array_equal(np.asarray(result), twice(COLOURS))
     assert said.startswith("note: 8 of its 16 bits")
 
@@ -395,8 +399,8 @@ def test_bad_options_are_refused(tmp_path, monkeypatch, capsys, options, message
 
 @pytest.mark.parametrize("out, picture, message", [
     ("out", RGB, "its ending must be"), ("out.xyz", RGB, "its ending must be"), ("out.npy", RGB, "its ending must be"),
-    ("nowhere/out.png", RGB, "No such file or directory"), ("folder.png", RGB, "it is a folder"),
-    ("in.png/out.png", RGB, "Not a directory"),
+    ("nowhere/out.png", RGB, "there is no folder nowhere"), ("folder.png", RGB, "it is a folder"),
+    ("in.png/out.png", RGB, "there is no folder in.png"), ("", RGB, "it is a folder"),
     ("out.jpg", with_alpha(RGB), ".jpg does not hold a picture of mode RGBA"),
     ("out.bmp", with_alpha(GREY), ".bmp does not hold a picture of mode LA"),
     ("out.webp", DEEP, ".webp does not hold a picture of mode I;16"),

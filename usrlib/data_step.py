@@ -43,7 +43,7 @@ class DataStep:
             raise ValueError(f"x must have shape {tuple(self.shape)}, scale {self.scale} times y; got {tuple(x.shape)}")
         x_hat = torch.fft.rfft2(self._phases(x))                           # (N, C, s^2, h, w')
         residual = self.y_hat - (self.k_hat_conj.conj() * x_hat).sum(2)    # y - Ax
-        alpha = torch.as_tensor(alpha, dtype=x.dtype, device=x.device)
+        alpha = alpha.to(x) if isinstance(alpha, torch.Tensor) else alpha
         weighted = residual / (self.power + alpha)                         # (AA' + αI)^-1
         update = torch.fft.irfft2(self.k_hat_conj * weighted.unsqueeze(2), s=self.small)          # A'
         return x + F.pixel_shuffle(update.flatten(1, 2), self.scale)
@@ -63,4 +63,6 @@ def data_step(x, y, k, scale, alpha):
     solve = DataStep(y, k, scale)
     check_same_images("x", x, "y", y)
     check_level("alpha", alpha, positive=True, batch=y.shape[0])
+    if not isinstance(alpha, torch.Tensor) and alpha < torch.finfo(x.dtype).tiny:
+        raise ValueError(f"alpha must be large enough not to vanish in {x.dtype}; got {alpha}")
     return solve(x, alpha)

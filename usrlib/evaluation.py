@@ -116,7 +116,7 @@ def interval(values):
 # --- Methods -----------------------------------------------------------------------------------------------------
 
 def network(name_or_path):
-    """A trained USRNet as a method: in float32, on the GPU where there is one."""
+    """A trained USRNet as a method: in float32, on the GPU where there is one, of which it turns TF32 off for good."""
     model, device = _ready(load_usrnet(name_or_path))
     return lambda y, k, scale, sigma: model(y.to(device, torch.float32), k, scale, sigma)
 
@@ -170,12 +170,12 @@ def bicubic(y, k, scale, sigma):
     """Bicubic enlargement (Keys, a = -1/2), laid where the middle of the kernel says that y lies; it wraps around."""
     weights, k = [], k.to(y)
     for axis in (-2, -1):
-        share, side = k.sum(-3 - axis).flatten() / k.sum(), y.shape[axis]
-        middle = (share * (torch.arange(share.numel()).to(y) - share.numel() // 2)).sum()
+        share, side = k.sum(-3 - axis) / k.sum((-2, -1))[..., None], y.shape[axis]      # (1 or N, 1, h or w)
+        middle = (share * (torch.arange(share.shape[-1]).to(y) - share.shape[-1] // 2)).sum(-1, keepdim=True)
         place = (torch.arange(scale * side).to(y) + middle) / scale              # y[j] sees x around s j - middle
-        away = place[:, None] - torch.arange(side).to(y)
+        away = place[..., None] - torch.arange(side).to(y)
         weights.append(keys_cubic((away + side / 2) % side - side / 2))
-    return weights[0] @ y @ weights[1].T
+    return weights[0] @ y @ weights[1].mT
 
 
 CLASSICAL = {"bicubic": bicubic, "wiener": wiener, "tv": tv}
@@ -200,7 +200,7 @@ def read_pictures(source, every=1):
     pictures = {}
     for path in paths[::every]:
         try:
-            pictures[path.name] = images.to_array(images.read(path))
+            pictures[path.name] = images.read_array(path)
         except Exception as error:                # Pillow raises whatever the bytes lead it to
             raise ValueError(f"images: {path.name} cannot be read: {error}") from error
     return pictures
@@ -297,6 +297,8 @@ def _resume(path, fresh):
     """The results in `path`, where there are any; refused where anything that decides the numbers was another."""
     if not path.parent.is_dir():
         raise FileNotFoundError(f"out: there is no folder {path.parent}")
+    if path.is_dir():
+        raise IsADirectoryError(f"out: {path} is a folder; a file is expected")
     if not path.exists():
         return fresh
     found = _read("out", path)
@@ -342,7 +344,7 @@ def main(arguments=None):
         results = _resume(options.out, fresh)
         _write(options.out, results)
     except (OSError, ValueError) as error:
-        parser.error(str(error))
+        parser.error(str(error).replace("name_or_path", "--weights"))
     try:
         evaluate(restore, pictures, kernels, results, options.out)
     except KeyboardInterrupt:
@@ -405,7 +407,7 @@ def _parser():
     add("--out", type=Path, metavar="FILE", help="the JSON file of the results, written after every picture")
     add = parser.add_argument
     add("--method", choices=(*TRAINED, *CLASSICAL), default="network", help="default: network")
-    add("--weights", metavar="NAME", help="of network or pnp: a known name, such as tiny, or a file")
+    add("--weights", metavar="NAME", help="needed for network and pnp: a known name, such as tiny, or a file")
     add("--lr", choices=tuple(LR), default="8bit", help=f"8bit (default): {LR['8bit']} float: {LR['float']}")
     add("--against", type=Path, metavar="FILE", help="results to compare with: fails where a picture's differ")
     add("--every", type=int, default=1, metavar="N", help="take pictures 1, N+1, 2N+1, ... by name")
@@ -415,13 +417,16 @@ def _parser():
 def _rows(text):
     try:
         rows = [[int(scale), float(noise)] for scale, noise in (row.split(":") for row in text.split(","))]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} must be scale:noise,scale:noise,..., such as 2:0,3:2.55") from None
+    try:
         for scale, noise in rows:
             check_scale(scale)
             check_level("noise", noise)
-    except ValueError:
-        rows = []
-    if not rows or len({tuple(row) for row in rows}) < len(rows):
-        raise argparse.ArgumentTypeError(f"{text!r} must be different scale:noise, such as 2:0,3:2.55")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"in {text!r} {error}") from None
+    if len({tuple(row) for row in rows}) < len(rows):
+        raise argparse.ArgumentTypeError(f"{text!r} holds a row twice")
     return rows
 
 

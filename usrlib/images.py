@@ -33,14 +33,25 @@ def sample(name, size=None, corner=(0, 0)):
 
 
 def read(path):
-    """A picture file as (1, 3, H, W) in [0, 1], float64: 8 bits a channel, upright as its EXIF tag says.
+    """A picture file as (1, 3, H, W) in [0, 1], float64; the rest as for `read_array`."""
+    return to_tensor(read_array(path))
 
-    OSError where it cannot be read, or has more than 8 bits, which Pillow would clip.
+
+def read_array(path):
+    """A picture file as uint8 (H, W, 3): 8 bits a channel, without transparency, upright as its EXIF tag says.
+
+    path: a path or a binary file. OSError where it cannot be read, or has more than 8 bits, which Pillow would clip
+    or cut off.
     """
     with Image.open(path) as file:
-        if file.mode.startswith(("I", "F")):
+        if file.mode.startswith(("I", "F")) or stores_16_bits(file):
             raise OSError(f"it has more than 8 bits a channel, mode {file.mode}")
-        return to_tensor(np.asarray(ImageOps.exif_transpose(file).convert("RGB")))
+        return np.array(ImageOps.exif_transpose(file).convert("RGB"))
+
+
+def stores_16_bits(file):
+    """Whether an opened Pillow image holds 16 bits a channel in its file, whatever its mode says."""
+    return any(";16" in str(tile[3]) for tile in getattr(file, "tile", ()))
 
 
 def write(path, x):

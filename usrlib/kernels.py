@@ -149,12 +149,15 @@ def estimate_kernel(x, y, scale, size=25, ridge=0.0, borders="interior"):
     ridge: weight >= 0 that keeps the entries small where the images say little. borders: "interior" uses the
     LR pixels whose window lies inside x; "circular" uses all, and wraps the windows around.
     The normal equations are summed strip by strip, in float64, and solved by Cholesky's method.
-    Raises ValueError where they are singular. Returns (1, 1, size, size), float64.
+    Raises ValueError where they are singular, to within rounding. Returns (1, 1, size, size), float64.
     """
     check_level("ridge", ridge)
     gram, moment = normal_equations(x, y, scale, size, borders)
     gram = gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     factor, failed = torch.linalg.cholesky_ex(gram)
+    if not failed:                          # a pivot that ought to be 0 may come out of the rounding above it
+        norms = [torch.linalg.matrix_norm(matrix, 1) for matrix in (gram, torch.cholesky_inverse(factor))]
+        failed = norms[0] * norms[1] > 1 / (len(gram) * torch.finfo(gram.dtype).eps)        # the condition number
     if failed:
         raise ValueError(
             f"x and y do not determine the {size * size} entries of the kernel; give larger images or a ridge above 0"

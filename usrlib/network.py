@@ -66,11 +66,15 @@ class ResUNet(nn.Module):
     def forward(self, z, beta):
         """z: (N, 3, H, W), noisy, in [0, 1]. beta: its noise level on that scale, a number or (1 or N, 1, 1, 1).
 
-        Returns (N, 3, H, W), any H and W.
+        Returns (N, 3, H, W), any H and W. Raises ValueError or TypeError where z has another shape or dtype than that.
         """
+        if z.ndim != 4 or z.shape[1] != 3:
+            raise ValueError(f"z must have shape (N, 3, H, W); got {tuple(z.shape)}")
+        if z.dtype != self.head.weight.dtype:
+            raise TypeError(f"z must have the dtype of the denoiser, {self.head.weight.dtype}; got {z.dtype}")
         height, width = z.shape[-2:]
         missing = [-side % 2 ** len(self.down) for side in (width, height)]
-        beta = torch.as_tensor(beta, dtype=z.dtype, device=z.device)
+        beta = beta.to(z) if isinstance(beta, torch.Tensor) else z.new_full((1, 1, 1, 1), beta)
         x = torch.cat([z, beta.expand(z.shape[0], 1, height, width)], dim=1)
         if any(missing):
             x = F.pad(x, (0, missing[0], 0, missing[1]), mode="replicate")
@@ -152,8 +156,10 @@ class USRNet(nn.Module):
             check_kernel_sum("k", k)
             if y.shape[1] != 3:
                 raise ValueError(f"y must have 3 channels; got {y.shape[1]} (repeat a grey picture three times)")
-            if y.dtype != self.prior.head.weight.dtype:
-                raise TypeError(f"y must have the dtype of the network, {self.prior.head.weight.dtype}; got {y.dtype}")
+            weight = self.prior.head.weight
+            if y.dtype != weight.dtype or y.device != weight.device:
+                raise TypeError("y must have the dtype and the device of the network, "
+                                f"{weight.dtype} on {weight.device}; got {y.dtype} on {y.device}")
             check_noise("sigma", sigma, batch=y.shape[0])
             sigma = torch.as_tensor(sigma, dtype=y.dtype, device=y.device).expand(y.shape[0], 1, 1, 1)
             levels = zip(*self.hyper(sigma, scale), strict=True)
@@ -223,9 +229,17 @@ def _shape(state, prefix=""):
 
 
 def read_card(name_or_path):
-    """The card of weights as a dict, or None where they have none. Arguments as for `load_usrnet`."""
-    card = find_weights(name_or_path).with_suffix(".json")
-    return json.loads(card.read_text(encoding="utf-8")) if card.is_file() else None
+    """The card of weights as a dict, or None where they have none. Arguments and errors as for `load_usrnet`."""
+    path = find_weights(name_or_path).with_suffix(".json")
+    if not path.is_file():
+        return None
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        card = None
+    if not isinstance(card, dict):
+        raise ValueError(f"name_or_path: {path.name}, beside the weights, is no card")
+    return card
 
 
 def find_weights(name_or_path):
@@ -241,15 +255,17 @@ def find_weights(name_or_path):
 
 def _read(path):
     """The tensors of a file by the names of this module, in float32."""
-    card = path.with_suffix(".json")
-    if card.is_file() and sha256(path.read_bytes()).hexdigest() not in card.read_text(encoding="utf-8"):
-        raise ValueError(f"name_or_path: {path.name} is not the file that its card {card.name} describes")
+    card = read_card(path)
+    if card is not None and card.get("sha256") != sha256(path.read_bytes()).hexdigest():
+        raise ValueError(f"name_or_path: {path.name} is not the file that its card {path.stem}.json describes")
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)
         else:
             state = _from_authors(torch.load(path, map_location="cpu", weights_only=True))
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError, TypeError, AttributeError) as error:
+    except UnpicklingError as error:              # PyTorch's message recommends to execute what is in the file
+        raise ValueError(f"name_or_path: {path.name} is no file of tensors alone, and nothing else is read") from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, TypeError, AttributeError) as error:
         raise ValueError(f"name_or_path: {path.name} is damaged or no file of weights: {error}") from error
     for key, tensor in state.items():
         if not tensor.is_floating_point() or not torch.isfinite(tensor).all():

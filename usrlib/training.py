@@ -24,6 +24,7 @@ from hashlib import sha256
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -193,6 +194,9 @@ class Photographs:
         for array, part in zip(arrays, self.pixels.split(sizes), strict=True):
             part.copy_(torch.tensor(array).view(-1, 3))
         self.source = f"{source}: {len(arrays)} pictures, {sum(sizes) / 1e6:.1f} megapixels"
+        self.checksum = 0                                     # of all bytes: a run goes on with these and no others
+        for array in arrays:
+            self.checksum = crc32(np.ascontiguousarray(array), self.checksum)
 
     def crops(self, dice, size):
         """A random crop for every sample, turned and mirrored at random: float32 (N, 3, size, size)."""
@@ -237,14 +241,15 @@ def _files(path):
     if not path.is_file() or not tarfile.is_tarfile(path):
         raise ValueError(f"images must be folders or tar files; got {path}")
     with tarfile.open(path) as archive:
-        members = sorted((member for member in archive if Path(member.name).suffix.lower() in images.PICTURES),
-                         key=lambda member: member.name)
-        yield from ((member.name, archive.extractfile(member).read()) for member in members)
+        members = [member for member in archive if member.isfile()]
+        pictures = [member for member in members if Path(member.name).suffix.lower() in images.PICTURES]
+        pictures.sort(key=lambda member: member.name)
+        yield from ((member.name, archive.extractfile(member).read()) for member in pictures)
 
 
 def _decode(name, data):
     try:
-        return images.to_array(images.read(io.BytesIO(data)))
+        return images.read_array(io.BytesIO(data))
     except Exception as error:      # Pillow raises whatever the bytes lead it to
         raise ValueError(f"images holds {name}, which cannot be read: {error}") from error
 
@@ -299,7 +304,8 @@ class Sampler:
             k = torch.where(dice.chance("shake", 0.5, 1, 1, 1), shakes, _gaussian(dice))
             with trusted_values():
                 blurred = blur(x, k)
-            truncated = (255 * blurred.clamp(0, 1)).floor() / 255
+            # Whole up to rounding is whole, as in `evaluation.low_resolution`: flat areas are not to be speckled.
+            truncated = (255 * blurred + 1e-3).floor().clamp(0, 255) / 255
             blurred = torch.where(dice.chance("eight bit", config.eight_bit, 1, 1, 1), truncated, blurred)
         else:
             k, blurred = x.new_ones(1, 1, 1, 1), x
@@ -388,8 +394,8 @@ class Trainer:
     def state(self):
         """All that the rest of the run depends on. There is no state of a random generator: see `Dice`."""
         return {
-            "config": asdict(self.config), "photographs": self.sampler.photographs.source,
-            "done": self.done, "seconds": self.seconds, "origin": self.origin,
+            "config": asdict(self.config), "origin": self.origin, "done": self.done, "seconds": self.seconds,
+            "photographs": self.sampler.photographs.source, "checksum": self.sampler.photographs.checksum,
             "model": self.model.state_dict(), "averaged": self.averaged.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
@@ -400,8 +406,8 @@ class Trainer:
         different = [entry.name for entry in fields(Config) if getattr(theirs, entry.name) != getattr(ours, entry.name)]
         if different:
             raise ValueError(f"config must be that of the checkpoint; it differs in {', '.join(different)}")
-        if state["photographs"] != self.sampler.photographs.source:
-            raise ValueError(f"images must be those of the checkpoint, {state['photographs']}")
+        if state["checksum"] != self.sampler.photographs.checksum:
+            raise ValueError(f"images must be those of the checkpoint, {state['photographs']}, to the last byte")
         self.model.load_state_dict(state["model"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -440,8 +446,8 @@ def new_model(config, denoiser=None):
             last.weight.mul_(0.1)
             last.bias.copy_(torch.tensor([0.01, 0.05]).expm1().log().repeat_interleave(config.iterations))
     if denoiser is not None:
-        if _shapes(denoiser) != _shapes(prior):
-            raise ValueError("denoiser must have the architecture of config's prior")
+        if not config.iterations or _shapes(denoiser) != _shapes(prior):
+            raise ValueError("denoiser must have the architecture of the prior of config, which must have iterations")
         prior.load_state_dict(denoiser.state_dict())
         _teach_path(model.hyper, config)
     return model
@@ -486,7 +492,7 @@ def activity(model, sampler, count=8):
 
 @torch.no_grad()
 def revive(model, sampler, least=0.01):
-    """Give the silent hidden units of the prior another life, and say how many there were.
+    """Give the silent hidden units of the prior another life, and say how many got one: an int.
 
     A unit that is above zero in less than `least` of all places hears no gradient there, and hardly ever will. It gets
     a new filter, as strong as those of its neighbours, and what it says counts for nothing at first: the function
@@ -498,8 +504,8 @@ def revive(model, sampler, least=0.01):
         torch.default_generator.manual_seed(sampler.config.seed)
         for name, share in activity(model, sampler).items():
             silent = share < least
-            total += int(silent.sum())
             if silent.any() and not silent.all():
+                total += int(silent.sum())
                 block = model.get_submodule(name)
                 heard = block.conv1.weight[~silent]
                 fresh = torch.randn(int(silent.sum()), *heard.shape[1:])
@@ -514,8 +520,12 @@ def _load(config, weights):
         return load_denoiser(weights)
     try:
         return load_usrnet(weights)
-    except ValueError:
-        return new_model(config, load_denoiser(weights))
+    except ValueError as no_network:
+        try:
+            denoiser = load_denoiser(weights)
+        except ValueError:
+            raise no_network from None
+    return new_model(config, denoiser)
 
 
 def _shapes(model):
@@ -542,8 +552,10 @@ COLUMNS = ("step", "seconds", "loss", "gradient_norm", "learning_rate", "images_
 
 
 def run(trainer, held_out, out, *, resume=False, time_limit=math.inf, report_every=100, save_every=1000, writes=True):
-    """Train to the end of trainer.config, or stop with a checkpoint before `time_limit` seconds are over.
+    """Train to the end of trainer.config, or stop with a checkpoint while `time_limit`, in seconds, is not yet over.
 
+    It stops where the next `report_every` steps and a save, as long as the last ones, would not fit any more; the first
+    are made in any case.
     held_out: Photographs to measure on. out: folder for checkpoint.pt, log.csv, and the averaged weights with their
     card. resume: continue from the checkpoint there. report_every, save_every: steps, the second a multiple of the
     first. writes: whether this process does. Returns True where the run is complete.
@@ -567,6 +579,7 @@ def run(trainer, held_out, out, *, resume=False, time_limit=math.inf, report_eve
         raise FileExistsError(f"out holds a checkpoint already, in {out}: resume it, or choose another folder")
     out.mkdir(parents=True, exist_ok=True)
 
+    saving = 0.0                             # seconds that the last save took
     progress = tqdm(total=config.steps, initial=trainer.done, unit="step", disable=not writes)
     while trainer.done < config.steps:
         start = time.perf_counter()
@@ -580,8 +593,10 @@ def run(trainer, held_out, out, *, resume=False, time_limit=math.inf, report_eve
             raise Diverged(f"the mean loss has been {best:.4f} and is {loss:.4f} at step {trainer.done}")
         duration = time.perf_counter() - start
         trainer.seconds += duration
-        stop = trainer.agree(time.perf_counter() - begin + duration > time_limit) or trainer.done == config.steps
+        late = time.perf_counter() - begin + duration + saving > time_limit
+        stop = trainer.agree(late) or trainer.done == config.steps
         saves = stop or trainer.done % save_every == 0
+        measured = time.perf_counter()
         scores = [f"{value:.3f}" for value in held_out_psnr(trainer.averaged, held_out, config)] if saves else []
         speed = steps * config.batch / duration
         progress.set_postfix_str(f"loss {loss:.4f}, {speed:.0f} images/s")
@@ -596,6 +611,8 @@ def run(trainer, held_out, out, *, resume=False, time_limit=math.inf, report_eve
                 buffer = io.BytesIO()
                 torch.save(trainer.state(), buffer)
                 replace_file(checkpoint, buffer.getvalue())
+        if saves:
+            saving = time.perf_counter() - measured
         if stop:
             break
     progress.close()
@@ -633,10 +650,13 @@ def card(trainer, rows):
 
 
 def _commit():
-    """The commit of the code that runs, or "unknown" outside a repository."""
+    """The commit of the code that runs, with "-dirty" where it was changed since; "unknown" outside its repository."""
     root = Path(__file__).parents[1]
+    if not (root / ".git").exists():        # installed, perhaps in an environment inside another repository
+        return "unknown"
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+        answer = subprocess.run(describe, cwd=root, capture_output=True, text=True, check=False)
     except OSError:                 # there is no git
         return "unknown"
     return answer.stdout.strip() or "unknown"
@@ -651,7 +671,8 @@ def main(arguments=None):
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     parser.add_argument("--weights", help="start from these weights, a name or a file; those of a denoiser will do")
     parser.add_argument("--revive", action="store_true", help="give silent units of these weights another life first")
-    parser.add_argument("--time-limit", type=float, default=math.inf, help="seconds after which to stop, resumable")
+    parser.add_argument("--time-limit", type=float, default=math.inf,
+                        help="seconds after which to stop, resumable; decoding comes before and is not counted")
     parser.add_argument("--report-every", type=int, default=100, help="steps between lines of the log (default: 100)")
     parser.add_argument("--save-every", type=int, default=1000, help="steps between checkpoints (default: 1000)")
     parser.add_argument("--device", type=_device, default="cuda" if torch.cuda.is_available() else "cpu",
@@ -670,12 +691,13 @@ def main(arguments=None):
     try:
         config = replace(CONFIGS[options.config], **{name: value for name, value in given.items() if value is not None})
         photographs, held_out = read_photographs(options.images, device)
-        model = _load(config, options.weights) if options.weights else None
-        origin = read_card(options.weights) if options.weights else None
-        if options.revive:
-            if model is None:
-                raise ValueError("--revive goes with --weights: it is for units that training has silenced")
-            origin = (origin or {}) | {"revived": revive(model, Sampler(photographs, config))}
+        if options.revive and not options.weights:
+            raise ValueError("--revive goes with --weights: it is for units that training has silenced")
+        model = origin = None
+        if options.weights and not options.resume:      # a checkpoint holds what became of them
+            model, origin = _load(config, options.weights).to(device), read_card(options.weights)
+            if options.revive:
+                origin = (origin or {}) | {"revived": revive(model, Sampler(photographs, config))}
         trainer = Trainer(config, photographs, model, origin, rank, world)
         if options.compile:
             getattr(trainer.model, "prior", trainer.model).compile()

@@ -9,6 +9,7 @@ cuts the margin off.
 
 import argparse
 import math
+import os
 import warnings
 from itertools import product
 from pathlib import Path
@@ -44,7 +45,8 @@ def upscale(restore, y, k, scale, sigma, tile=1024):
 
     restore: a method, (y, k, scale, sigma) -> x, such as a USRNet. y: in [0, 1], 3 channels for a USRNet. k: (1, 1, kh,
     kw), sum 1, of any size. sigma: noise, on the scale of y. tile: about the side of what is restored at once, in
-    pixels of the result, which bounds the memory beside y and x; None: everything.
+    pixels of the result, which bounds the memory beside y and x; None: everything. What the kernel's inversion reaches
+    must fit into it: below 270 to 550, by kernel and scale, a smaller tile makes no difference.
     With `bicubic_kernel(scale)`, or a Gaussian whose shift is -(scale - 1) / 2 both ways, x lies over y as an ordinary
     enlargement does; with a centred kernel it lies (scale - 1) / 2 pixels up and left of it.
     """
@@ -212,7 +214,7 @@ def _as_photo(file):
     deep, grey = file.mode.startswith("I"), file.mode in ("1", "L", "LA", "La")
     if getattr(file, "n_frames", 1) > 1:
         notes.append(f"only the first of {file.n_frames} frames is taken")
-    if any(";16" in str(tile[3]) for tile in file.tile) and not deep:
+    if images.stores_16_bits(file) and not deep:
         notes.append("8 of its 16 bits a channel are used: Pillow reads 16 only of grey pictures without transparency")
     profile = None if file.mode in ("CMYK", "LAB") else file.info.get("icc_profile")
     picture = ImageOps.exif_transpose(file)
@@ -246,22 +248,26 @@ def write_picture(path, picture, profile=None, *, rehearse=False):
     rehearse: all but that move, so that what will fail fails before the work and not after it.
     """
     path = Path(path)
-    ending, part = path.suffix.lower(), path.with_name(path.name + ".part")
+    ending, part = path.suffix.lower(), None
     try:
+        if path.is_dir():
+            raise ValueError("it is a folder")
+        if not path.parent.is_dir():
+            raise ValueError(f"there is no folder {path.parent}")
         if Image.registered_extensions().get(ending) not in Image.SAVE:
             raise ValueError("its ending must be that of a format of pictures, such as .png")
         if ending not in HOLDS.get(picture.mode, (ending,)):
             raise ValueError(f"{ending} does not hold a picture of mode {picture.mode}; .png does")
-        if path.is_dir():
-            raise ValueError("it is a folder")
+        whole = path.resolve()                                             # a link goes on pointing to the file
+        part = whole.with_name(f"{whole.name}.{os.getpid()}.part")
         picture.save(part, format=Image.registered_extensions()[ending], quality=95, icc_profile=profile)
         if not rehearse:
-            part.replace(path)
+            part.replace(whole)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be written: {_reason(error)}") from error
     finally:
-        if part.is_file():
-            part.unlink()
+        if part is not None:
+            part.unlink(missing_ok=True)
 
 
 def read_kernel(text, scale):
@@ -294,8 +300,10 @@ def read_kernel(text, scale):
         notes.append(f"the kernel sums to {total:.4g}; it is divided by that")
     moved = [centre - middle for middle in _moments(k)[0]]
     if max(map(abs, moved)) > 0.1:
-        notes.append("against an ordinary enlargement this kernel moves the picture by "
-                     f"{moved[0]:+.1f} pixels down and {moved[1]:+.1f} to the right")
+        down, right = moved
+        notes.append("against an ordinary enlargement this kernel moves the picture "
+                     f"{abs(down):.1f} pixels {'up' if down < 0 else 'down'} and "
+                     f"{abs(right):.1f} to the {'left' if right < 0 else 'right'}")
     return k[None, None], notes
 
 
@@ -325,6 +333,8 @@ def main(arguments=None):
             print(f"noise: {noise:.1f}/255, a rough estimate from the flattest parts; texture everywhere makes it "
                   "too high, compression too low; --sigma sets it")
         check_level("--sigma", noise)
+        if noise > 255:
+            raise ValueError(f"--sigma is in 255ths, at most 255; got {noise:g}")
         if 0 < noise < LEAST_NOISE / 4:
             print(f"note: --sigma is in 255ths, of which {noise:g} is next to nothing")
         x = upscale(restore, photo.y.expand(1, 3, -1, -1), k, scale, noise / 255)

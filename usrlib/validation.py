@@ -5,24 +5,25 @@ was given and what is expected. They are called once, where a call enters the li
 """
 
 import math
+import sys
 import warnings
 from contextlib import contextmanager
+from contextvars import ContextVar
 from numbers import Integral, Real
 
 import torch
 
-_values_are_trusted = False
+_values_are_trusted = ContextVar("values are trusted", default=False)       # of this thread or task alone
 
 
 @contextmanager
 def trusted_values():
     """Inside, tensors are not searched for NaN and the like: on a GPU every such look waits for all that is queued."""
-    global _values_are_trusted
-    before, _values_are_trusted = _values_are_trusted, True
+    token = _values_are_trusted.set(True)
     try:
         yield
     finally:
-        _values_are_trusted = before
+        _values_are_trusted.reset(token)
 
 
 def check_image(name, x):
@@ -39,8 +40,8 @@ def check_kernel(name, k):
 
 def check_kernel_sum(name, k):
     """Warn of a kernel that would make the picture brighter or darker."""
-    if not _values_are_trusted and ((k.sum(dim=(-2, -1)) - 1).abs() > 1e-3).any():
-        warnings.warn(f"{name} should sum to 1; it sums to {k.sum(dim=(-2, -1)).flatten().tolist()}", stacklevel=4)
+    if not _values_are_trusted.get() and ((k.sum(dim=(-2, -1)) - 1).abs() > 1e-3).any():
+        _warn(f"{name} should sum to 1; it sums to {k.sum(dim=(-2, -1)).flatten().tolist()}")
 
 
 def check_same_images(name, x, other_name, other):
@@ -92,7 +93,7 @@ def check_level(name, value, *, positive=False, batch=None):
             raise TypeError(f"{name} must be a floating-point tensor; got {value.dtype}")
         if value.ndim and (value.ndim != 4 or value.shape[1:] != (1, 1, 1) or value.shape[0] not in (1, batch)):
             raise ValueError(f"{name} must be a number or have shape (N, 1, 1, 1); got {_shape(value)}")
-        if _values_are_trusted:
+        if _values_are_trusted.get():
             return
         low = value.detach().min()
         if not torch.isfinite(value).all() or low < 0 or (positive and low == 0):
@@ -106,8 +107,8 @@ def check_level(name, value, *, positive=False, batch=None):
 def check_noise(name, sigma, *, batch=None):
     """A level as for `check_level`, on the scale of pictures in [0, 1]; a warning where it looks like 255ths."""
     check_level(name, sigma, batch=batch)
-    if not _values_are_trusted and (sigma.max() if isinstance(sigma, torch.Tensor) else sigma) > 1:
-        warnings.warn(f"{name} is on the scale of the picture, [0, 1]: 2.55 grey levels are 2.55 / 255", stacklevel=4)
+    if not _values_are_trusted.get() and (sigma.max() if isinstance(sigma, torch.Tensor) else sigma) > 1:
+        _warn(f"{name} is on the scale of the picture, [0, 1]: 2.55 grey levels are 2.55 / 255")
 
 
 def check_count(name, value, least=1):
@@ -156,8 +157,16 @@ def _check_tensor(name, x, layout):
         raise TypeError(f"{name} must be float32 or float64; got {x.dtype}")
     if x.numel() == 0:
         raise ValueError(f"{name} must not be empty; got {_shape(x)}")
-    if not _values_are_trusted and not torch.isfinite(x).all():
+    if not _values_are_trusted.get() and not torch.isfinite(x).all():
         raise ValueError(f"{name} must be finite; it holds NaN or infinity")
+
+
+def _warn(message):
+    """A warning that points at the line outside the library, and outside PyTorch, from which the call came."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("usrlib", "torch"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
 
 
 def _shape(x):
