@@ -33,7 +33,7 @@ evaluate: $(READY)         ## measure the methods on the course's own pictures a
 	$(foreach name,$(OWN),$(MEASURE) $(own_$(name)) --out .build/own_$(name).json --against results/own_$(name).json &&) true
 
 results: $(READY)          ## measure them, and write results/own_* anew
-	rm -f results/own_*.json
+	rm -f $(OWN:%=results/own_%.json)
 	$(foreach name,$(OWN),$(MEASURE) $(own_$(name)) --out results/own_$(name).json &&) true
 
 clean:                     ## remove the environment and everything that can be made again

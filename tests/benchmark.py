@@ -1,4 +1,5 @@
-"""`make benchmark`: the data step against the textbook form, in one process; explorers' answers; a training step.
+"""`make benchmark`: the data step against the textbook form, in one process; explorers' answers; a training step; a
+large photograph through the command line.
 
 Writes figures/benchmark.json and figures/benchmark.png and says which of the targets are met.
 """
@@ -7,6 +8,9 @@ import dataclasses
 import json
 import platform
 import resource
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -96,6 +100,17 @@ def time_training():
             "crops_per_second": 1e3 * config.batch / whole}
 
 
+def time_command():
+    """`python -m usrlib` on a photograph of 2000x1500, enlarged twice: seconds, processor seconds, peak memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        photo, out = Path(folder, "photo.png"), Path(folder, "out.png")
+        images.write(photo, images.sample("astronaut").tile(1, 1, 3, 4)[..., :1500, :2000])
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "usrlib", photo, out, "--scale", "2"], check=True, capture_output=True)
+        seconds, used = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {"seconds": seconds, "processor_seconds": used.ru_utime + used.ru_stime, "peak_mb": used.ru_maxrss / 1024}
+
+
 def draw(steps, precision):
     """Speed-up by size and scale on the left, float32 error against alpha on the right."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
@@ -122,6 +137,7 @@ def draw(steps, precision):
 def main():
     plotting.use_style()
     steps, precision, explorers, step = time_data_step(), measure_precision(), time_explorers(), time_training()
+    command = time_command()
     solve, setup = ([row[f"{name}_ratio"] for row in steps] for name in ("solve", "setup"))
     targets = {
         "solve at least 1.5 times faster at every size": min(solve) >= 1.5,
@@ -138,13 +154,14 @@ def main():
         "command": "make benchmark", "torch": torch.__version__, "threads": torch.get_num_threads(),
         "machine": platform.machine(), "median_solve_ratio": float(np.median(solve)), "least_solve_ratio": min(solve),
         "median_setup_ratio": float(np.median(setup)), "data_step": steps, "precision": precision,
-        "explorers_ms": explorers, "training": step, "targets": targets,
+        "explorers_ms": explorers, "training": step, "command_line": command, "targets": targets,
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
     path = Path(plotting.FIGURES) / "benchmark.json"
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     draw(steps, precision)
     print("explorers:", ", ".join(f"{name} {value:.0f} ms" for name, value in explorers.items()))
+    print(f"2000x1500 to 4000x3000: {command['seconds']:.0f} s, {command['peak_mb'] / 1024:.1f} GB")
     print(f"training: {step['step_ms']:.0f} ms a step, {step['batch_ms']:.1f} ms of them for the batch")
     for target, met in targets.items():
         print("met:    " if met else "NOT MET:", target)

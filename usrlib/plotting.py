@@ -65,11 +65,12 @@ def image_grid(panels, zoom=None, columns=None, side=2.4):
     """Pictures in a row, or in rows of `columns`; with `zoom`, a second row shows one region of each, enlarged.
 
     panels: {title: image}, each (1, 1 or 3, H, W), clipped to [0, 1]. zoom: (row, column, size) in pixels of
-    the largest picture; smaller ones are cropped at the same place in the scene. side: inches a picture.
+    the largest picture; smaller ones are cropped at the same place in the scene, and all stand in one row.
+    side: inches a picture.
     Returns figure and axes.
     """
     count = len(panels)
-    columns = columns or count
+    columns = count if zoom or not columns else columns
     rows = 2 if zoom else -(-count // columns)
     tallest = max(x.shape[-2] for x in panels.values())
     shape = next(iter(panels.values())).shape
@@ -109,7 +110,7 @@ def draw_kernel(axis, k, title="", centre=True):
 def draw_spectrum(axis, x, title=""):
     """The log magnitude of an image's spectrum, frequency 0 in the middle, axes in cycles per pixel.
 
-    x: real (1, C, H, W), averaged over channels, or a complex spectrum (..., H, W) as torch.fft.fft2 gives it.
+    x: real (1, C, H, W), averaged over channels, or one complex spectrum (1, 1, H, W) as torch.fft.fft2 gives it.
     """
     spectrum = x if x.is_complex() else torch.fft.fft2(x.detach().mean(1))
     picture = axis.imshow(
@@ -122,7 +123,7 @@ def draw_spectrum(axis, x, title=""):
 
 def log_magnitude(spectrum):
     """log |spectrum|, frequency 0 in the middle, five decades below its maximum mapped to [0, 1]: (H, W)."""
-    magnitude = torch.fft.fftshift(spectrum.reshape(spectrum.shape[-2:]).abs())
+    magnitude = torch.fft.fftshift(spectrum.reshape(spectrum.shape[-2:]).abs()).double()
     return (1 + (magnitude / magnitude.max().clamp(min=1e-300)).clamp(min=1e-12).log10() / 5).clamp(0, 1)
 
 
