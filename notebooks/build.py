@@ -50,6 +50,11 @@ def equations(path):
     return {found[2]: " ".join(found[1].split()) for found in tagged if found}
 
 
+def in_a_table(formula):
+    """LaTeX that does not end a column."""
+    return "$" + formula.replace(r"\|", r"\Vert ").replace("|", r"\vert ") + "$"
+
+
 def write_table(paths):
     """EQUATIONS.md: every equation, its residual as it was measured, its tolerance, its notebook."""
     lines = map(json.loads, LEDGER.read_text(encoding="utf-8").splitlines())
@@ -68,8 +73,8 @@ def write_table(paths):
         for id, formula in equations(path).items():
             residual = records[id]["residual"]
             power = f"1e{math.ceil(math.log10(residual)):+03d}" if residual else "0"
-            formula = formula.replace(r"\|", r"\Vert ").replace("|", r"\vert ")
-            lines.append(f"| {id} | ${formula}$ | {power} | {records[id]['tol']:.0e} | [{path.stem}]({path.name}) |")
+            tolerance = f"{records[id]['tol']:.0e}"
+            lines.append(f"| {id} | {in_a_table(formula)} | {power} | {tolerance} | [{path.stem}]({path.name}) |")
     (HERE / "EQUATIONS.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

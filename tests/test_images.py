@@ -60,8 +60,8 @@ def test_palette_files_are_read_in_their_colours(tmp_path):
 
 
 def test_transparency_is_dropped(tmp_path, colours):
-    opaque = np.dstack([colours, np.full((7, 5), 255, np.uint8)])
-    Image.fromarray(opaque).save(tmp_path / "rgba.png")
+    alpha = np.arange(35, dtype=np.uint8).reshape(7, 5)
+    Image.fromarray(np.dstack([colours, alpha])).save(tmp_path / "rgba.png")
     np.testing.assert_array_equal(images.to_array(images.read(tmp_path / "rgba.png")), colours)
 
 

@@ -70,19 +70,22 @@ def test_an_image_grid_breaks_into_rows_and_leaves_the_rest_empty():
 def test_zoom_shows_the_same_part_of_the_scene_for_pictures_of_mixed_sizes():
     x = uniform(1, 3, 24, 36)
     _, axes = plotting.image_grid({"x": x, "y": x[..., ::3, ::3]}, zoom=(6, 9, 12))
-    np.testing.assert_allclose(axes[1, 0].images[0].get_array(), plotting.as_picture(x)[6:18, 9:21])
-    np.testing.assert_allclose(axes[1, 1].images[0].get_array(), plotting.as_picture(x[..., ::3, ::3])[2:6, 3:7])
+    scene = x[0].permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(axes[1, 0].images[0].get_array(), scene[6:18, 9:21])
+    np.testing.assert_allclose(axes[1, 1].images[0].get_array(), scene[::3, ::3][2:6, 3:7])
 
 
 def test_zoom_with_columns_keeps_every_picture():
-    _, axes = plotting.image_grid({str(i): uniform(1, 1, 12, 12) for i in range(4)}, zoom=(0, 0, 6), columns=4)
-    assert all(len(axis.images) == 1 for axis in axes.flat)
+    _, axes = plotting.image_grid({str(i): uniform(1, 1, 12, 12) for i in range(4)}, zoom=(0, 0, 6), columns=2)
+    assert axes.shape == (2, 4) and all(len(axis.images) == 1 for axis in axes.flat)
 
 
 @pytest.mark.parametrize("shape", [(5, 5), (1, 1, 5, 5), (1, 1, 6, 4)])
 def test_a_kernel_is_drawn_with_zero_in_the_middle_of_its_colours_and_its_centre_marked(shape):
     _, axis = plt.subplots()
-    picture = plotting.draw_kernel(axis, uniform(*shape) - 0.2)
+    k = uniform(*shape) - 0.2
+    picture = plotting.draw_kernel(axis, k)
+    np.testing.assert_array_equal(picture.get_array(), k.reshape(shape[-2:]))
     low, high = picture.get_clim()
     assert low == -high and high > 0
     assert axis.lines[0].get_xydata().tolist() == [[shape[-1] // 2, shape[-2] // 2]]
@@ -106,8 +109,11 @@ def test_the_log_magnitude_spans_five_decades_with_frequency_zero_in_the_middle(
 
 @pytest.mark.parametrize("channels, shape", [(1, (4, 6)), (3, (4, 6, 3))])
 def test_a_picture_is_clipped_and_its_channels_come_last(channels, shape):
-    picture = plotting.as_picture(4 * uniform(1, channels, 4, 6) - 2)
-    assert picture.shape == shape and picture.min() == 0 and picture.max() == 1
+    x = 4 * uniform(1, channels, 4, 6) - 2
+    picture = plotting.as_picture(x)
+    assert picture.shape == shape
+    for channel in range(channels):
+        np.testing.assert_array_equal(np.atleast_3d(picture)[..., channel], x[0, channel].clamp(0, 1))
 
 
 @pytest.mark.parametrize("side", [(1, 6), (6, 1), (1, 1)])

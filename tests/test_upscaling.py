@@ -302,9 +302,12 @@ def test_a_turned_photograph_comes_out_upright(command, picture):
     exif[274] = 6
     result, _ = command(picture, exif=exif)
     assert result.size == (18, 24) and not result.getexif().get(274)
-    turned = np.rot90(np.asarray(picture.convert("L")), -1) if picture is not RGB else np.rot90(COLOURS, -1)
-    if picture is not DEEP:
-        np.testing.assert_array_equal(np.asarray(result.convert("RGB" if picture is RGB else "L")), twice(turned))
+    colours = COLOURS if picture is RGB else np.asarray(picture if picture is DEEP else picture.convert("L"))
+    found = result if picture is DEEP else result.convert("RGB" if picture is RGB else "L")
+    np.testing.assert_array_equal(np.asarray(found), twice(np.rot90(colours, -1)))
+    if "A" in result.getbands():
+        alpha = picture.getchannel("A").transpose(Image.Transpose.ROTATE_270)
+        np.testing.assert_array_equal(result.getchannel("A"), alpha.resize(result.size, Image.Resampling.BICUBIC))
 
 
 def test_a_colour_profile_is_kept(command):

@@ -44,7 +44,7 @@ def test_every_combination_of_extremes_gives_finite_pictures_and_a_readout(name)
 
 
 @each_explorer
-def test_every_control_changes_the_picture_or_the_readout(name):
+def test_every_control_changes_the_picture(name):
     explorer = EXPLORERS[name]()
     for parameter, control in explorer.controls.items():
         seen = set()
@@ -57,9 +57,10 @@ def test_every_control_changes_the_picture_or_the_readout(name):
             initial = control.value
             for value in extremes(control):
                 control.value = value
-                seen.add((kind, explorer.picture.value, explorer.readout.value))
+                panels, _ = explorer.compute(**{key: one.value for key, one in explorer.controls.items()})
+                seen.add((kind, b"".join(x.numpy().tobytes() for x in panels.values())))        # and not its words
             control.value = initial
-        assert len(seen) > len({kind for kind, *_ in seen}), parameter
+        assert len(seen) > len({kind for kind, _ in seen}), parameter
 
 
 @each_explorer
