@@ -118,6 +118,15 @@ def test_the_readme_quotes_the_comparison_with_the_authors_weights(results):
     assert f"| {' | '.join(intervals)} |" in readme
 
 
+def test_the_readme_compares_float_and_8_bits_on_the_same_pictures():
+    names = rows("float_tiny")[0]["psnr"]["k1"]
+    means = [[fmean(scores[name] for scores in row["psnr"].values() for name in names)
+              for row in rows(f"cbsd68_{who}") if not row["noise"]] for who in ("tiny", "authors")]
+    first, second, third = (f"{their - our:.2f}" for our, their in zip(*means, strict=True))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"{len(names)} differ by {first}, {second} and {third} dB in 8 bits" in readme
+
+
 @pytest.mark.parametrize("name, label", [
     ("bicubic", "bicubic enlargement"), ("tiny", "our tiny, bicubic kernel"),
     ("authors", "the authors' tiny, bicubic kernel"),
