@@ -165,6 +165,7 @@ def main():
     print(f"training: {step['step_ms']:.0f} ms a step, {step['batch_ms']:.1f} ms of them for the batch")
     for target, met in targets.items():
         print("met:    " if met else "NOT MET:", target)
+    sys.exit(not all(targets.values()))
 
 
 if __name__ == "__main__":
