@@ -206,7 +206,7 @@ def test_photographs_of_one_name_are_all_read_and_share_their_fate(folder, tmp_p
     ("iterations", -1), ("iterations", 2.5), ("channels", (4, 0)), ("blocks", 0), ("scales", (0,)), ("noise", -1.0),
     ("crop", 50), ("crop", 12), ("batch", 0), ("steps", "9"), ("learning_rate", 0.0), ("clip", float("nan")),
     ("seed", -1), ("channels", ()), ("scales", ()), ("noiseless", 3.0), ("eight_bit", 1.1), ("average", 2.0),
-    ("loss", "squared"),
+    ("loss", "squared"), ("optimiser", "sgd"),
 ])
 def test_a_bad_configuration_is_refused_by_name(name, value):
     with pytest.raises((ValueError, TypeError), match=rf"^{name} "):
@@ -252,11 +252,13 @@ def test_the_losses_are_the_absolute_error_and_the_psnr_that_each_picture_lacks(
     assert training.LOSSES["psnr"](e).item() == pytest.approx((48.13 - mean_psnr) * np.log(10) / 10, abs=0.06)
 
 
-@pytest.mark.parametrize("iterations, loss", [(2, "absolute"), (2, "psnr"), (0, "absolute")])
-def test_it_learns(photographs, iterations, loss):
+@pytest.mark.parametrize("iterations, loss, optimiser", [
+    (2, "absolute", "adam"), (2, "psnr", "adam"), (0, "absolute", "adam"), (2, "psnr", "soap")])
+def test_it_learns(photographs, iterations, loss, optimiser):
     flat = Photographs([np.full((48, 48, 3), 200, np.uint8), np.full((48, 48, 3), 60, np.uint8)])
     scales = (1, 2) if iterations else (1,)
-    config = replace(SMALL, iterations=iterations, scales=scales, steps=60, learning_rate=3e-3, loss=loss)
+    config = replace(SMALL, iterations=iterations, scales=scales, steps=60, learning_rate=3e-3, loss=loss,
+                     optimiser=optimiser)
     trainer = Trainer(config, flat)
     before = training.held_out_psnr(trainer.averaged, flat, config)
     batch = trainer.sampler(0, range(4))
@@ -394,8 +396,9 @@ def log(out):
         return [[row[name] for name in columns] for row in csv.DictReader(file)]
 
 
-def test_killing_and_resuming_loses_nothing(folder, tmp_path):
-    steps = ["--steps", "150"]
+@pytest.mark.parametrize("optimiser", training.OPTIMISERS)
+def test_killing_and_resuming_loses_nothing(folder, tmp_path, optimiser):
+    steps = ["--steps", "150", "--optimiser", optimiser]
     finish(command(folder, tmp_path / "whole", *steps))
     chance, kills, out = random.Random(0), 0, tmp_path / "killed"
     while kills < 3:

@@ -54,6 +54,16 @@ LOSSES = {
 }
 
 
+def _soap(parameters, rate):
+    """Adam in the eigenbasis of the gradients' second moments (Vyas et al., "SOAP", arXiv 2409.11321)."""
+    from pytorch_optimizer import SOAP  # a package of a hundred optimisers, which takes a second
+
+    return SOAP(parameters, rate, weight_decay=0.0)
+
+
+OPTIMISERS = {"adam": torch.optim.Adam, "soap": _soap}
+
+
 def _help(default, text):
     return field(default=default, metadata={"help": text})
 
@@ -76,6 +86,7 @@ class Config:
     learning_rate: float = _help(1e-3, "after the warm-up; then a cosine down to a hundredth of it")
     warmup: int = _help(500, "steps in which the learning rate rises from 0")
     loss: str = _help("absolute", f"what is made small: {' or '.join(LOSSES)}")
+    optimiser: str = _help("adam", f"{' or '.join(OPTIMISERS)}")
     clip: float = _help(1.0, "upper bound of the gradient's norm")
     average: float = _help(0.999, "decay of the moving average of the weights, which is what is kept")
     bf16: bool = _help(True, "the prior in bfloat16; the data step never is")
@@ -100,6 +111,7 @@ class Config:
             if getattr(self, name) > 1:
                 raise ValueError(f"{name} must not exceed 1; got {getattr(self, name)}")
         check_choice("loss", self.loss, LOSSES)
+        check_choice("optimiser", self.optimiser, OPTIMISERS)
         if not self.iterations and self.scales != (1,):
             raise ValueError(f"scales must be 1 alone where iterations is 0, for a denoiser; got {self.scales}")
         multiple = math.lcm(2 ** (len(self.channels) - 1), *self.scales)
@@ -356,7 +368,7 @@ class Trainer:
         self.model = (model or new_model(config)).to(self.sampler.device).requires_grad_(True).train()
         self.averaged = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.parallel = nn.parallel.DistributedDataParallel(self.model) if world > 1 else self.model
-        self.optimiser = torch.optim.Adam(self.model.parameters(), config.learning_rate)
+        self.optimiser = OPTIMISERS[config.optimiser](self.model.parameters(), config.learning_rate)
         self.commit = _commit()                         # now: by the end of the run the tree may have moved on
         self.done = 0                                   # steps
         self.seconds = 0.0                              # of training, over all resumed parts
