@@ -207,6 +207,7 @@ def test_photographs_of_one_name_are_all_read_and_share_their_fate(folder, tmp_p
     ("crop", 50), ("crop", 12), ("batch", 0), ("steps", "9"), ("learning_rate", 0.0), ("clip", float("nan")),
     ("seed", -1), ("channels", ()), ("scales", ()), ("noiseless", 3.0), ("eight_bit", 1.1), ("average", 2.0),
     ("loss", "squared"), ("optimiser", "sgd"),
+    ("loss", ["psnr"]), ("scales", 2), ("bf16", "no"), ("seed", 2**63),
 ])
 def test_a_bad_configuration_is_refused_by_name(name, value):
     with pytest.raises((ValueError, TypeError), match=rf"^{name} "):
@@ -424,10 +425,11 @@ def test_a_time_limit_stops_it_cleanly(folder, tmp_path):
     assert log(tmp_path / "limited") == log(tmp_path / "whole")
 
 
-def test_two_processes_train_like_one(folder, tmp_path):
+@pytest.mark.parametrize("optimiser", training.OPTIMISERS)
+def test_two_processes_train_like_one(folder, tmp_path, optimiser):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    finish(command(folder, tmp_path / "two", "--steps", "10", launcher=launcher))
-    finish(command(folder, tmp_path / "one", "--steps", "10"))
+    finish(command(folder, tmp_path / "two", "--steps", "10", "--optimiser", optimiser, launcher=launcher))
+    finish(command(folder, tmp_path / "one", "--steps", "10", "--optimiser", optimiser))
     for two, one in zip(log(tmp_path / "two"), log(tmp_path / "one"), strict=True):
         assert two[0] == one[0] and abs(float(two[1]) - float(one[1])) < 1e-5
 

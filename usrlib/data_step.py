@@ -63,6 +63,6 @@ def data_step(x, y, k, scale, alpha):
     solve = DataStep(y, k, scale)
     check_same_images("x", x, "y", y)
     check_level("alpha", alpha, positive=True, batch=y.shape[0])
-    if not isinstance(alpha, torch.Tensor) and alpha < torch.finfo(x.dtype).tiny:
+    if torch.as_tensor(alpha, dtype=x.dtype).min() < torch.finfo(x.dtype).tiny:
         raise ValueError(f"alpha must be large enough not to vanish in {x.dtype}; got {alpha}")
     return solve(x, alpha)

@@ -13,7 +13,7 @@ import math
 import shlex
 import sys
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import fmean
 
@@ -281,7 +281,7 @@ def differences(results, expected):
     here, there = _cells(results), _cells(expected)
     for cell in here | there:
         pair = here.get(cell, math.nan), there.get(cell, math.nan)
-        if not abs(pair[0] - pair[1]) <= TOLERANCE[cell[0]]:
+        if pair[0] != pair[1] and not abs(pair[0] - pair[1]) <= TOLERANCE[cell[0]]:       # both may be infinite
             found.append(f"{' '.join(cell)}: {pair[0]:.4f} here, {pair[1]:.4f} there")
     return found
 
@@ -368,9 +368,16 @@ def _settings(options, pictures, kernels):
         "protocol": " ".join([PROTOCOL, *[BICUBIC] * (options.kernels == "bicubic"), LR[options.lr]]),
         "images": {"count": len(pictures), "sha256": _digest(pictures)},
         "kernels": {"count": len(kernels), "sha256": _digest(kernels)},
-        "versions": {"torch": torch.__version__, "numpy": np.__version__, "usrlib": version("usrlib")},
+        "versions": {"torch": torch.__version__, "numpy": np.__version__, "usrlib": _version()},
         "device": "cuda" if options.weights and torch.cuda.is_available() else "cpu",
     }
+
+
+def _version():
+    try:
+        return version("usrlib")
+    except PackageNotFoundError:            # a clone on the path, not installed
+        return "not installed"
 
 
 def _digest(arrays):

@@ -46,5 +46,5 @@ def _record(id, residual, tol):
 
 
 def _array(value):
-    array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+    array = value.numpy(force=True) if isinstance(value, torch.Tensor) else np.asarray(value)
     return array.astype(float) if array.dtype == bool else array

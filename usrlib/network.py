@@ -254,7 +254,7 @@ def find_weights(name_or_path):
 
 
 def _read(path):
-    """The tensors of a file by the names of this module, in float32."""
+    """The tensors of a file by the names of this module."""
     card = read_card(path)
     if card is not None and card.get("sha256") != sha256(path.read_bytes()).hexdigest():
         raise ValueError(f"name_or_path: {path.name} is not the file that its card {path.stem}.json describes")
@@ -270,7 +270,7 @@ def _read(path):
     for key, tensor in state.items():
         if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
             raise ValueError(f"name_or_path: {path.name} holds values in {key} that are not finite numbers")
-    return {key: tensor.float() for key, tensor in state.items()}
+    return state
 
 
 # The authors' names and ours. Their upward path counts from fine to coarse, ours in the order of execution.

@@ -124,7 +124,7 @@ def draw_spectrum(axis, x, title=""):
 def log_magnitude(spectrum):
     """log |spectrum|, frequency 0 in the middle, five decades below its maximum mapped to [0, 1]: (H, W)."""
     magnitude = torch.fft.fftshift(spectrum.reshape(spectrum.shape[-2:]).abs()).double()
-    return (1 + (magnitude / magnitude.max().clamp(min=1e-300)).clamp(min=1e-12).log10() / 5).clamp(0, 1)
+    return (1 + (magnitude / magnitude.max().clamp(min=1e-300)).log10() / 5).clamp(0, 1)
 
 
 def as_picture(x):

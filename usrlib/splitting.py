@@ -25,8 +25,8 @@ class Step(NamedTuple):
 
     z: torch.Tensor
     x: torch.Tensor
-    alpha: float
-    beta: float
+    alpha: float | torch.Tensor
+    beta: float | torch.Tensor
 
 
 def penalties(lam, beta_first, beta_last, iterations):

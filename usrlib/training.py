@@ -43,7 +43,7 @@ from .validation import check_choice, check_count, check_level, trusted_values
 KERNEL_SIZE = 25                   # pixels
 MOTION_SEEDS = range(1000, 3048)   # kernels rendered before training; those of the benchmark have seeds below 1000
 HELD_OUT = 32                      # one photograph in so many is never trained on
-HELD_OUT_SEED = 2**40               # what is measured on them is the same for every run
+HELD_OUT_SEED = 2**40               # what is measured on them is the same for every run of one task
 
 
 # Of the error of a batch, (N, C, H, W). "psnr" is, up to a factor, the mean PSNR that pictures lack, each for itself:
@@ -86,7 +86,7 @@ class Config:
     learning_rate: float = _help(1e-3, "after the warm-up; then a cosine down to a hundredth of it")
     warmup: int = _help(500, "steps in which the learning rate rises from 0")
     loss: str = _help("absolute", f"what is made small: {' or '.join(LOSSES)}")
-    optimiser: str = _help("adam", f"{' or '.join(OPTIMISERS)}")
+    optimiser: str = _help("adam", "adam, or soap: Adam in the eigenbasis of the gradients' second moments")
     clip: float = _help(1.0, "upper bound of the gradient's norm")
     average: float = _help(0.999, "decay of the moving average of the weights, which is what is kept")
     bf16: bool = _help(True, "the prior in bfloat16; the data step never is")
@@ -94,11 +94,12 @@ class Config:
 
     def __post_init__(self):
         for name in ("channels", "scales"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))      # JSON and the command line give lists
-            if not getattr(self, name):
-                raise ValueError(f"{name} must hold at least one integer; it is empty")
-            for value in getattr(self, name):
+            values = getattr(self, name)
+            if not isinstance(values, (tuple, list)) or not values:
+                raise TypeError(f"{name} must hold at least one integer; got {values!r}")
+            for value in values:
                 check_count(name, value)
+            object.__setattr__(self, name, tuple(map(int, values)))         # JSON and the command line give lists
         for name in ("blocks", "hidden", "crop", "batch", "steps"):
             check_count(name, getattr(self, name))
         for name in ("iterations", "warmup", "seed"):
@@ -110,6 +111,10 @@ class Config:
         for name in ("noiseless", "eight_bit", "average"):
             if getattr(self, name) > 1:
                 raise ValueError(f"{name} must not exceed 1; got {getattr(self, name)}")
+        if not isinstance(self.bf16, bool):
+            raise TypeError(f"bf16 must be True or False; got {self.bf16!r}")
+        if self.seed >= 2**62:
+            raise ValueError(f"seed must be below 2^62; got {self.seed}")
         check_choice("loss", self.loss, LOSSES)
         check_choice("optimiser", self.optimiser, OPTIMISERS)
         if not self.iterations and self.scales != (1,):
@@ -117,6 +122,9 @@ class Config:
         multiple = math.lcm(2 ** (len(self.channels) - 1), *self.scales)
         if self.crop % multiple or self.crop < KERNEL_SIZE:
             raise ValueError(f"crop must be a multiple of {multiple}, at least {KERNEL_SIZE}; got {self.crop}")
+        for entry in fields(self):                          # the card is JSON, which knows no numbers of NumPy
+            if isinstance(entry.default, (int, float)):
+                object.__setattr__(self, entry.name, type(entry.default)(getattr(self, entry.name)))
 
     def rate(self, step):
         """The learning rate of a step: linear warm-up, then half a cosine."""
@@ -203,12 +211,11 @@ class Photographs:
         self.start = torch.tensor([0, *accumulate(sizes)], device=device)
         self.height, self.width = torch.tensor([array.shape[:2] for array in arrays], device=device).T
         self.smallest = min((array.shape[:2] for array in arrays), key=min)
+        self.checksum = 0                                     # of all bytes: a run goes on with these and no others
         for array, part in zip(arrays, self.pixels.split(sizes), strict=True):
             part.copy_(torch.tensor(array).view(-1, 3))
-        self.source = f"{source}: {len(arrays)} pictures, {sum(sizes) / 1e6:.1f} megapixels"
-        self.checksum = 0                                     # of all bytes: a run goes on with these and no others
-        for array in arrays:
             self.checksum = crc32(np.ascontiguousarray(array), self.checksum)
+        self.source = f"{source}: {len(arrays)} pictures, {sum(sizes) / 1e6:.1f} megapixels"
 
     def crops(self, dice, size):
         """A random crop for every sample, turned and mirrored at random: float32 (N, 3, size, size)."""
@@ -362,7 +369,8 @@ class Trainer:
             raise ValueError(f"batch must be a multiple of the number of processes, {world}; got {config.batch}")
         if model is not None and _shapes(model) != _shapes(new_model(config)):
             raise ValueError("model must have the architecture of config; its weights, of --weights, have others")
-        self.config, self.sampler, self.origin, self.world = config, Sampler(photographs, config), origin, world
+        self.config, self.sampler, self.origin = config, Sampler(photographs, config), origin
+        self.rank, self.world = rank, world
         share = config.batch // world
         self.index = torch.arange(rank * share, (rank + 1) * share, device=self.sampler.device)
         self.model = (model or new_model(config)).to(self.sampler.device).requires_grad_(True).train()
@@ -375,7 +383,7 @@ class Trainer:
         self.sums = torch.zeros(3, device=self.sampler.device)     # of loss, gradient norm, steps since `report`
 
     def step(self):
-        """One batch, one change of the weights. Nothing here waits for the device."""
+        """One batch, one change of the weights (SOAP's first only measures). Nothing waits for the device, but SOAP."""
         config = self.config
         batch = self.sampler(self.done, self.index)
         for group in self.optimiser.param_groups:
@@ -384,7 +392,10 @@ class Trainer:
         self.optimiser.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
-        self.optimiser.step()
+        try:
+            self.optimiser.step()
+        except torch.linalg.LinAlgError as error:           # SOAP's eigenvectors, of gradients that are not finite
+            raise Diverged(f"no step can be made at step {self.done}: {error}") from error
         self.done += 1
         # Young averages forget faster, or the untrained weights would linger in them.
         weight = 1 - min(config.average, (1 + self.done) / (10 + self.done))
@@ -554,23 +565,25 @@ def predict(model, batch, bf16=False):
 
 @torch.no_grad()
 def held_out_psnr(model, photographs, config, count=16):
-    """Mean PSNR in dB at each of config.scales, over `count` crops of photographs held out: a list of floats."""
-    sampler = Sampler(photographs, replace(config, seed=HELD_OUT_SEED))
-    batches = (sampler(step, range(count)) for step in range(len(config.scales)))
+    """Mean PSNR in dB at each scale of config, from the least, over `count` crops of photographs held out: floats."""
+    scales = sorted(set(config.scales))
+    sampler = Sampler(photographs, replace(config, seed=HELD_OUT_SEED, scales=scales))
+    batches = (sampler(step, range(count)) for step in range(len(scales)))
     return [psnr(predict(model, batch).clamp(0, 1), batch.x) for batch in batches]
 
 
 COLUMNS = ("step", "seconds", "loss", "gradient_norm", "learning_rate", "images_per_second", "held_out_psnr")
 
 
-def run(trainer, held_out, out, *, resume=False, time_limit=math.inf, report_every=100, save_every=1000, writes=True):
+def run(trainer, held_out, out, *, resume=False, time_limit=math.inf, report_every=100, save_every=1000):
     """Train to the end of trainer.config, or stop with a checkpoint while `time_limit`, in seconds, is not yet over.
 
     It stops where the next `report_every` steps and a save, as long as the last ones, would not fit any more; the first
     are made in any case.
     held_out: Photographs to measure on. out: folder for checkpoint.pt, log.csv, and the averaged weights with their
     card. resume: continue from the checkpoint there. report_every, save_every: steps, the second a multiple of the
-    first. writes: whether this process does. Returns True where the run is complete.
+    first, and that enough for a steady mean: a loss of three times its least is taken for divergence. Of several
+    processes the first writes. Returns True where the run is complete.
     Raises `Diverged`, with the last good checkpoint left in place; FileExistsError, ValueError.
     """
     out, config, begin = Path(out), trainer.config, time.perf_counter()
@@ -592,7 +605,7 @@ def run(trainer, held_out, out, *, resume=False, time_limit=math.inf, report_eve
     out.mkdir(parents=True, exist_ok=True)
 
     saving = 0.0                             # seconds that the last save took
-    progress = tqdm(total=config.steps, initial=trainer.done, unit="step", disable=not writes)
+    progress = tqdm(total=config.steps, initial=trainer.done, unit="step", disable=trainer.rank > 0)
     while trainer.done < config.steps:
         start = time.perf_counter()
         steps = min(report_every - trainer.done % report_every, config.steps - trainer.done)
@@ -601,7 +614,7 @@ def run(trainer, held_out, out, *, resume=False, time_limit=math.inf, report_eve
             progress.update()
         loss, norm = trainer.report()
         best = min((float(row["loss"]) for row in rows), default=math.inf)
-        if trainer.done > config.warmup and loss > 3 * best:
+        if steps == report_every and trainer.done > config.warmup and loss > 3 * best:
             raise Diverged(f"the mean loss has been {best:.4f} and is {loss:.4f} at step {trainer.done}")
         duration = time.perf_counter() - start
         trainer.seconds += duration
@@ -615,7 +628,7 @@ def run(trainer, held_out, out, *, resume=False, time_limit=math.inf, report_eve
         rate = config.rate(trainer.done - 1)
         values = (trainer.done, f"{trainer.seconds:.1f}", f"{loss:.6f}", f"{norm:.4f}", f"{rate:.3e}", f"{speed:.1f}")
         rows.append(dict(zip(COLUMNS, (*values, " ".join(scores)), strict=True)))
-        if writes:
+        if trainer.rank == 0:
             replace_file(log, _as_csv(rows))
             if saves:
                 # The checkpoint last: if a kill comes between the two, resuming writes the weights again.
@@ -702,9 +715,9 @@ def main(arguments=None):
     rank, world, device = _join(options.device)
     try:
         config = replace(CONFIGS[options.config], **{name: value for name, value in given.items() if value is not None})
-        photographs, held_out = read_photographs(options.images, device)
         if options.revive and not options.weights:
             raise ValueError("--revive goes with --weights: it is for units that training has silenced")
+        photographs, held_out = read_photographs(options.images, device)
         model = origin = None
         if options.weights and not options.resume:      # a checkpoint holds what became of them
             model, origin = _load(config, options.weights).to(device), read_card(options.weights)
@@ -714,11 +727,11 @@ def main(arguments=None):
         if options.compile:
             getattr(trainer.model, "prior", trainer.model).compile()
         complete = run(trainer, held_out, options.out, resume=options.resume, time_limit=options.time_limit,
-                       report_every=options.report_every, save_every=options.save_every, writes=rank == 0)
+                       report_every=options.report_every, save_every=options.save_every)
     except (ValueError, TypeError, OSError, Diverged) as error:
         raise SystemExit(f"{parser.prog}: {error}") from error
     except KeyboardInterrupt:
-        raise SystemExit("interrupted; --resume goes on from the last checkpoint") from None
+        raise SystemExit("interrupted; --resume goes on from the last checkpoint, if there is one") from None
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

@@ -40,13 +40,15 @@ HOLDS = {"I;16": (".png", ".tif", ".tiff")} | dict.fromkeys(("LA", "RGBA"), (".p
 
 # --- Borders and tiles -------------------------------------------------------------------------------------------
 
+@torch.no_grad()            # or the graph of every tile would be kept
 def upscale(restore, y, k, scale, sigma, tile=1024):
     """Restore a photograph whose borders do not wrap around, of any size: (1, C, h, w) -> (1, C, scale h, scale w).
 
     restore: a method, (y, k, scale, sigma) -> x, such as a USRNet. y: in [0, 1], 3 channels for a USRNet. k: (1, 1, kh,
     kw), sum 1, of any size. sigma: noise, on the scale of y. tile: about the side of what is restored at once, in
     pixels of the result, which bounds the memory beside y and x; None: everything. What the kernel's inversion reaches
-    must fit into it: below 270 to 550, by kernel and scale, a smaller tile makes no difference.
+    must fit into it: below 270 to 550, by kernel and scale, a smaller tile makes no difference. No gradient goes
+    through.
     With `bicubic_kernel(scale)`, or a Gaussian whose shift is -(scale - 1) / 2 both ways, x lies over y as an ordinary
     enlargement does; with a centred kernel it lies (scale - 1) / 2 pixels up and left of it.
     """

@@ -120,9 +120,9 @@ def check_count(name, value, least=1):
 
 
 def check_shape(name, shape, least):
-    """(H, W), two integers, not below `least`, which is such a pair as well."""
+    """Two integers, rows and columns, not below `least`, which is such a pair as well."""
     if not isinstance(shape, (tuple, list)) or len(shape) != 2 or not all(isinstance(n, Integral) for n in shape):
-        raise TypeError(f"{name} must be (H, W), two integers; got {shape!r}")
+        raise TypeError(f"{name} must be two integers, rows and columns; got {shape!r}")
     if shape[0] < least[0] or shape[1] < least[1]:
         raise ValueError(f"{name} must be at least {tuple(least)}; got {tuple(shape)}")
 
@@ -144,7 +144,7 @@ def check_pair(name, pair, *, positive=False):
 
 def check_choice(name, value, choices):
     """One of a few names."""
-    if value not in choices:
+    if value not in tuple(choices):         # in a dict, what cannot be hashed would be another error
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
 
 
