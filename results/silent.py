@@ -13,7 +13,8 @@ from pathlib import Path
 from usrlib import images, load_usrnet
 from usrlib.training import CONFIGS, Photographs, Sampler, activity
 
-PARTS = {"third": "1e379dc", "fourth": "0f91ab1", "fifth": "c9f754c"}       # the commits that brought the weights
+# The commits that brought the weights.
+PARTS = {"third": "1e379dc", "fourth": "0f91ab1", "fifth": "c9f754c", "sixth": "2804237"}
 HERE = Path(__file__).parent
 
 

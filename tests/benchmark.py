@@ -96,8 +96,13 @@ def time_training():
     photographs = training.Photographs([images.to_array(images.sample(name)) for name in images.SAMPLES])
     trainer = training.Trainer(config, photographs)
     whole, batch = median_milliseconds(trainer.step, lambda: trainer.sampler(trainer.done, trainer.index))
+    other = training.Trainer(dataclasses.replace(config, optimiser="soap"), photographs)
+    other.step()                                                        # its gradients stay; its bases are made
+    adam, soap = (t / 10 for t in median_milliseconds(*(lambda optimiser=one.optimiser: [
+        optimiser.step() for _ in range(10)] for one in (trainer, other))))       # in ten steps the bases turn once
     return {"step_ms": whole, "batch_ms": batch, "outside_the_network": batch / whole,
-            "crops_per_second": 1e3 * config.batch / whole}
+            "crops_per_second": 1e3 * config.batch / whole, "adam_ms": adam, "soap_ms": soap,
+            "soap_over_adam": (whole - adam + soap) / whole}
 
 
 def time_command():
@@ -149,6 +154,7 @@ def main():
         ),
         "every explorer answers within 100 ms": max(explorers.values()) <= 100,
         "a training batch takes a twentieth of a step at most": step["outside_the_network"] <= 0.05,
+        "SOAP makes a step longer by a sixth at most": step["soap_over_adam"] <= 7 / 6,
     }
     result = {
         "command": "make benchmark", "torch": torch.__version__, "threads": torch.get_num_threads(),
@@ -162,7 +168,8 @@ def main():
     draw(steps, precision)
     print("explorers:", ", ".join(f"{name} {value:.0f} ms" for name, value in explorers.items()))
     print(f"2000x1500 to 4000x3000: {command['seconds']:.0f} s, {command['peak_mb'] / 1024:.1f} GB")
-    print(f"training: {step['step_ms']:.0f} ms a step, {step['batch_ms']:.1f} ms of them for the batch")
+    print(f"training: {step['step_ms']:.0f} ms a step, {step['batch_ms']:.1f} ms of them for the batch, "
+          f"{step['adam_ms']:.1f} ms for Adam; with SOAP {step['soap_over_adam']:.2f} times as long")
     for target, met in targets.items():
         print("met:    " if met else "NOT MET:", target)
     sys.exit(not all(targets.values()))
