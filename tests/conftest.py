@@ -1,9 +1,10 @@
-"""What all tests share: Hypothesis without randomness, Matplotlib without a screen, the authors' reference data."""
+"""What all tests share: chance without surprises, Matplotlib without a screen, the authors' reference data."""
 
 import os
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 os.environ["MPLBACKEND"] = "Agg"
@@ -11,6 +12,12 @@ settings.register_profile("course", deadline=None, max_examples=40, derandomize=
 settings.load_profile("course")
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """What a test draws from PyTorch is the same in every run."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
