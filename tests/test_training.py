@@ -245,17 +245,18 @@ def test_silent_units_are_counted_and_get_another_life(photographs, iterations, 
     assert torch.allclose(training.predict(model, sampler(0, range(2))), answer, atol=1e-3)
 
 
-def test_the_losses_are_the_absolute_error_and_the_psnr_that_each_picture_lacks():
+def test_the_losses_are_the_absolute_error_the_psnr_that_each_crop_lacks_and_its_root():
     a = torch.rand(3, 3, 6, 6)
     e = torch.tensor([0.01, 0.1, 0.3]).view(-1, 1, 1, 1) * torch.randn(3, 3, 6, 6)
     assert training.LOSSES["absolute"](e).item() == pytest.approx(e.abs().mean().item())
     scores = np.array([usrlib.psnr(one[None], (one + error)[None]) for one, error in zip(a, e, strict=True)])
     errors = 255**2 * 10 ** (-scores / 10)                              # squared, in grey levels
     assert training.LOSSES["psnr"](e).item() == pytest.approx(np.log1p(errors).mean(), rel=1e-4)
+    assert training.LOSSES["rms"](e).item() == pytest.approx(np.sqrt(1 + errors).mean(), rel=1e-4)
 
 
 @pytest.mark.parametrize("iterations, loss, optimiser", [
-    (2, "absolute", "adam"), (2, "psnr", "adam"), (0, "absolute", "adam"), (2, "psnr", "soap")])
+    (2, "absolute", "adam"), (2, "psnr", "adam"), (0, "absolute", "adam"), (2, "rms", "soap")])
 def test_it_learns(photographs, iterations, loss, optimiser):
     flat = Photographs([np.full((48, 48, 3), 200, np.uint8), np.full((48, 48, 3), 60, np.uint8)])
     scales = (1, 2) if iterations else (1,)
