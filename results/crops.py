@@ -1,9 +1,10 @@
 """Crops and pictures: `python -m results.crops --images FOLDER_OR_TAR ...`, in a full clone. Ten minutes on one core.
 
-What the loss of a crop has to do with the PSNR of a picture. Weights after some parts of tiny's training restore squares
-of 288x288 pixels from photographs held out, and so does attempt.safetensors, which went on from the seventh with another
-loss. crops.csv, beside this file, has a row for each of the sixteen crops of 72x72 of every square: its mean squared
-error, in grey levels, with each of these weights. crops.json says with what it was made; notebook 06 shows it.
+What the loss of a crop has to do with the PSNR of a picture. Weights after some parts of tiny's training restore
+squares of 288x288 pixels from photographs held out, and so does attempt.safetensors, which went on from the seventh
+with another loss. crops.csv, beside this file, has a row for each of the sixteen crops of 72x72 of every square: its
+mean squared error, in grey levels, with each of these weights. crops.json says with what it was made; notebook 06 shows
+both.
 """
 
 import argparse
