@@ -48,7 +48,7 @@ HELD_OUT_SEED = 2**40               # what is measured on them is the same for e
 
 # Of the error of a batch, (N, C, H, W). "psnr" is, up to a factor, the mean PSNR that crops lack, each for itself. That
 # of whole pictures hears their busy crops better; "rms", in grey levels, is a power between it and the squared error
-# (notebook 06, sections 6.10, 6.13). In both, below an error of one grey level there is nothing to gain.
+# (notebook 06, sections 6.11, 6.16). In both, below an error of one grey level there is nothing to gain.
 LOSSES = {
     "absolute": lambda error: error.abs().mean(),
     "psnr": lambda error: (255 * error).square().mean((1, 2, 3)).log1p().mean(),
