@@ -221,6 +221,12 @@ def test_the_bicubic_baseline_follows_the_middle_of_the_kernel(scale):
         np.testing.assert_allclose(ordinary[0, channel].numpy()[inside[1:]], expected[inside[1:]], atol=1e-6)
 
 
+@pytest.mark.parametrize("side", range(1, 5))
+def test_the_bicubic_baseline_keeps_a_constant_however_small(side):
+    flat = evaluation.bicubic(torch.ones(1, 3, side, side), torch.ones(1, 1, 1, 1), 3, 0.0)
+    torch.testing.assert_close(flat, torch.ones(1, 3, 3 * side, 3 * side))
+
+
 def test_plug_and_play_is_the_loop_with_the_denoiser_and_beats_total_variation():
     denoiser, calls = usrlib.load_denoiser("denoiser"), []
     x, k = images.sample("coffee", 144, (60, 180)), usrlib.gaussian_kernel(15, (1.6**2, 1.6**2))

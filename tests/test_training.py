@@ -3,7 +3,6 @@
 import csv
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -94,6 +93,12 @@ def test_its_numbers_have_the_distributions_they_should():
 
 
 # --- Pairs -------------------------------------------------------------------------------------------------------
+
+def test_photographs_take_arrays_that_are_turned_and_mirrored_by_their_strides():
+    array = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    for view in (array.swapaxes(0, 1), array[::-1]):
+        assert torch.equal(Photographs([view]).pixels, torch.from_numpy(view.copy()).view(-1, 3))
+
 
 def test_a_crop_is_a_piece_of_a_photograph_turned_in_one_of_eight_ways():
     rows, columns = np.meshgrid(range(50), range(60), indexing="ij")
@@ -452,12 +457,12 @@ def refused(folder, out, *options):
     return errors.strip().splitlines()[-1]
 
 
-@pytest.mark.parametrize("device, said", [("gpu", "cpu or cuda"), ("meta", "cpu or cuda"), ("cuda", "finds no GPU")])
-def test_a_device_that_is_not_there_is_refused(device, said, monkeypatch, capsys):
+@pytest.mark.parametrize("device", ["gpu", "meta", "cuda"])
+def test_a_device_that_is_not_there_is_refused(device, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit, match="2"):
+    with pytest.raises(SystemExit):
         training.main(["--images", "x", "--out", "y", "--device", device])
-    assert re.search(f"argument --device: .*{said}", capsys.readouterr().err)
+    assert f"argument --device: invalid choice: '{device}'" in capsys.readouterr().err
 
 
 def test_what_cannot_be_done_is_refused_in_one_line(folder, tmp_path):
@@ -466,11 +471,12 @@ def test_what_cannot_be_done_is_refused_in_one_line(folder, tmp_path):
     assert "images must be folders or tar files" in refused(tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.png").write_bytes(b"not a picture")
-    assert "images holds a.png, which cannot be read" in refused(tmp_path / "broken", tmp_path / "out")
+    assert "images: a.png cannot be read" in refused(tmp_path / "broken", tmp_path / "out")
     assert "out must hold the checkpoint" in refused(folder, tmp_path / "out", "--resume")
     assert "crop must not exceed the smallest picture, of 40 rows" in refused(
         folder, tmp_path / "out", "--crop", "48")
     assert "--revive goes with --weights" in refused(folder, tmp_path / "out", "--revive")
+    assert "name_or_path" in refused(folder, tmp_path / "out", "--weights", "")
     finish(command(folder, tmp_path / "out", "--steps", "5"))
     assert "out holds a checkpoint already" in refused(folder, tmp_path / "out", "--steps", "5")
     assert "differs in steps" in refused(folder, tmp_path / "out", "--steps", "6", "--resume")

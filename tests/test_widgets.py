@@ -93,7 +93,7 @@ def flat(grey):
 
 
 def test_frames_leaf_through_results_computed_before():
-    explorer = widgets.frames([({"a": flat(0.2)}, "first"), ({"a": flat(0.8)}, "second")], "step")
+    explorer = widgets.frames([({"a": flat(0.2)}, "first"), ({"a": flat(0.8)}, "second")])
     assert explorer.readout.value == "first"
     before = explorer.picture.value
     explorer.controls["frame"].value = 2

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from .fourier import embed
-from .validation import check_image, check_kernel, check_kernel_fits, check_level, check_same_images, check_scale
+from .validation import check_count, check_image, check_kernel, check_kernel_fits, check_level, check_same_images
 
 
 class DataStep:
@@ -26,7 +26,7 @@ class DataStep:
     def __init__(self, y, k, scale):
         check_image("y", y)
         check_kernel("k", k)
-        check_scale(scale)
+        check_count("scale", scale)
         self.scale = int(scale)
         self.small = y.shape[-2:]
         self.shape = (*y.shape[:2], y.shape[2] * self.scale, y.shape[3] * self.scale)

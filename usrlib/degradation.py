@@ -5,13 +5,13 @@ import torch
 from .fourier import embed
 from .kernels import bicubic_taps, keys_cubic
 from .validation import (
+    check_count,
     check_divisible,
     check_generator,
     check_image,
     check_kernel,
     check_kernel_fits,
     check_noise,
-    check_scale,
 )
 
 
@@ -31,7 +31,7 @@ def blur_adjoint(x, k):
 def downsample(x, scale):
     """x↓s: keep the upper-left pixel of every scale x scale block. (N, C, H, W) -> (N, C, H/scale, W/scale)."""
     check_image("x", x)
-    check_scale(scale)
+    check_count("scale", scale)
     check_divisible("x", x, scale)
     return x[..., ::scale, ::scale]
 
@@ -39,7 +39,7 @@ def downsample(x, scale):
 def upsample_zeros(y, scale):
     """y↑s, the adjoint of `downsample`: y on the upper-left pixels, zero elsewhere. (N, C, h, w) -> (N, C, sh, sw)."""
     check_image("y", y)
-    check_scale(scale)
+    check_count("scale", scale)
     x = y.new_zeros(*y.shape[:2], y.shape[2] * scale, y.shape[3] * scale)
     x[..., ::scale, ::scale] = y
     return x
@@ -52,10 +52,9 @@ def degrade(x, k, scale, sigma=0.0, generator=None):
     noise on the scale of x, a number or (N, 1, 1, 1). generator: a torch.Generator, for noise that can be made
     again. Returns (N, C, H/scale, W/scale), not clipped.
     """
-    check_noise("sigma", sigma, batch=len(x) if isinstance(x, torch.Tensor) and x.ndim else None)
-    check_generator(generator)
-    check_scale(scale)
     y = downsample(blur(x, k), scale)
+    check_noise("sigma", sigma, batch=len(y))
+    check_generator(generator)
     device = y.device if generator is None else generator.device          # the same noise, wherever x is
     noise = torch.randn(y.shape, generator=generator, dtype=y.dtype, device=device)
     return y + torch.as_tensor(sigma, dtype=y.dtype, device=y.device) * noise.to(y.device)
@@ -68,7 +67,7 @@ def bicubic_downsample(x, scale):
     `bicubic_kernel(scale)` and decimation.
     """
     check_image("x", x)
-    check_scale(scale)
+    check_count("scale", scale)
     check_divisible("x", x, scale)
     reach = 3 * scale                                         # holds 2 scale + (scale - 1) / 2
     taps = bicubic_taps(scale, 2 * reach + 1).to(x).flip(0)   # a convolution reads from the last to the first
@@ -85,7 +84,7 @@ def bicubic_upsample(y, scale):
     (N, C, h, w) -> (N, C, scale h, scale w). Keys' cubic, a = -1/2; symmetric borders.
     """
     check_image("y", y)
-    check_scale(scale)
+    check_count("scale", scale)
     # Output s i + p is the sum over m of keys(p / s - m) y[i + m], m = -1 ... 2: four taps for each phase p.
     phase = torch.arange(scale, dtype=y.dtype, device=y.device) / scale
     taps = keys_cubic(phase[:, None] - torch.arange(-1, 3, dtype=y.dtype, device=y.device))

@@ -30,7 +30,7 @@ from .fourier import embed
 from .kernels import benchmark_kernels, bicubic_kernel, keys_cubic
 from .metrics import luma, psnr, quantize, ssim
 from .network import find_weights, load_denoiser, load_usrnet, replace_file
-from .validation import check_choice, check_count, check_image, check_level, check_scale
+from .validation import check_choice, check_count, check_image, check_level
 
 PROTOCOL = (
     "HR is cropped (upper left) to sides that are multiples of lcm(scale, 8), blurred circularly and decimated at "
@@ -91,7 +91,7 @@ def score(restore, x, k, scale, sigma, lr="8bit"):
 
     restore: a method, (y, k, scale, sigma) -> x. The rest as for `low_resolution`, but x of any size.
     """
-    check_scale(scale)
+    check_count("scale", scale)
     x = crop(x, scale)
     y = low_resolution(x, k, scale, sigma, lr)
     pair = quantize(restore(y, bicubic_kernel(scale) if k is None else k, scale, sigma).to(x)), x
@@ -174,7 +174,7 @@ def bicubic(y, k, scale, sigma):
         middle = (share * (torch.arange(share.shape[-1]).to(y) - share.shape[-1] // 2)).sum(-1, keepdim=True)
         place = (torch.arange(scale * side).to(y) + middle) / scale              # y[j] sees x around s j - middle
         away = place[..., None] - torch.arange(side).to(y)
-        weights.append(keys_cubic((away + side / 2) % side - side / 2))
+        weights.append(sum(keys_cubic((away + side / 2) % side - side / 2 + n * side) for n in range(-2, 3)))
     return weights[0] @ y @ weights[1].mT
 
 
@@ -197,13 +197,7 @@ def read_pictures(source, every=1):
     paths = sorted(path for path in Path(source).iterdir() if path.suffix.lower() in images.PICTURES)
     if not paths:
         raise FileNotFoundError(f"images: the folder {str(source)!r} holds no picture ({', '.join(images.PICTURES)})")
-    pictures = {}
-    for path in paths[::every]:
-        try:
-            pictures[path.name] = images.read_array(path)
-        except Exception as error:                # Pillow raises whatever the bytes lead it to
-            raise ValueError(f"images: {path.name} cannot be read: {error}") from error
-    return pictures
+    return {path.name: images.decode(path.name, path) for path in paths[::every]}
 
 
 def read_kernels(source):
@@ -274,9 +268,9 @@ def table(results):
 def differences(results, expected):
     """What keeps two results from being the same, in words: a list, empty where all cells agree to TOLERANCE."""
     found = [
-        f"{key}: {results['settings'][key]} here, {expected['settings'][key]} there"
+        f"{key}: {results['settings'][key]} here, {expected['settings'].get(key)} there"
         for key in ("method", "weights", "rows", "lr", "images", "kernels")
-        if results["settings"][key] != expected["settings"][key]
+        if results["settings"][key] != expected["settings"].get(key)
     ]
     here, there = _cells(results), _cells(expected)
     for cell in here | there:
@@ -332,7 +326,7 @@ def main(arguments=None):
         parser.error(f"--weights goes with --method {' or '.join(TRAINED)}, and is needed there")
     try:
         expected = _read("against", options.against) if options.against else None
-        restore = TRAINED[options.method](options.weights) if options.weights else CLASSICAL[options.method]
+        restore = TRAINED[options.method](options.weights) if options.method in TRAINED else CLASSICAL[options.method]
         pictures, kernels = read_pictures(options.images, options.every), read_kernels(options.kernels)
         _check_sizes(pictures, kernels, {scale for scale, _ in options.rows})
         fresh = {
@@ -428,7 +422,7 @@ def _rows(text):
         raise argparse.ArgumentTypeError(f"{text!r} must be scale:noise,scale:noise,..., such as 2:0,3:2.55") from None
     try:
         for scale, noise in rows:
-            check_scale(scale)
+            check_count("scale", scale)
             check_level("noise", noise)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"in {text!r} {error}") from None

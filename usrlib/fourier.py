@@ -5,7 +5,7 @@ All transforms are PyTorch's default: forward without a factor, inverse with 1/(
 
 import torch
 
-from .validation import check_kernel, check_scale, check_shape
+from .validation import check_count, check_divisible, check_kernel, check_shape
 
 
 def embed(k, shape, reverse=False):
@@ -39,15 +39,12 @@ def fold(spectrum, scale):
 
     If `spectrum` is the DFT of x, this is the DFT of x decimated by `scale` (equation 4.10 of the course).
     """
-    check_scale(scale)
-    height, width = spectrum.shape[-2:]
-    if height % scale or width % scale:
-        raise ValueError(f"spectrum must have sides that are multiples of scale {scale}; got {tuple(spectrum.shape)}")
-    blocks = spectrum.reshape(*spectrum.shape[:-2], scale, height // scale, scale, width // scale)
-    return blocks.mean(dim=(-4, -2))
+    check_count("scale", scale)
+    check_divisible("spectrum", spectrum, scale)
+    return spectrum.unflatten(-1, (scale, -1)).unflatten(-3, (scale, -1)).mean((-4, -2))
 
 
 def tile(spectrum, scale):
     """Repeat a spectrum s x s times, (..., h, w) -> (..., sh, sw): the DFT of the zero-filled enlargement (4.11)."""
-    check_scale(scale)
+    check_count("scale", scale)
     return spectrum.repeat(*[1] * (spectrum.ndim - 2), scale, scale)

@@ -1,7 +1,5 @@
 """Photographs in and out: the course's sample pictures, files, and the way between 8-bit arrays and tensors."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from PIL import Image, ImageOps
@@ -49,6 +47,14 @@ def read_array(path):
         return np.array(ImageOps.exif_transpose(file).convert("RGB"))
 
 
+def decode(name, file):
+    """`read_array` of one picture of many: ValueError, with its name, where it cannot be read."""
+    try:
+        return read_array(file)
+    except Exception as error:                # Pillow raises whatever the bytes lead it to
+        raise ValueError(f"images: {name} cannot be read: {error}") from error
+
+
 def stores_16_bits(file):
     """Whether an opened Pillow image holds 16 bits a channel in its file, whatever its mode says."""
     return any(";16" in str(tile[3]) for tile in getattr(file, "tile", ()))
@@ -56,7 +62,7 @@ def stores_16_bits(file):
 
 def write(path, x):
     """Write one image (1, 1 or 3, H, W) in [0, 1] to a file; the ending of the path decides the format."""
-    Image.fromarray(to_array(x)).save(Path(path))
+    Image.fromarray(to_array(x)).save(path)
 
 
 def to_tensor(array):
@@ -72,5 +78,4 @@ def to_array(x):
     check_image("x", x)
     if x.shape[0] != 1 or x.shape[1] not in (1, 3):
         raise ValueError(f"x must be one image (1, 1 or 3, H, W); got {tuple(x.shape)}")
-    array = (x[0].detach().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    return array[:, :, 0] if array.shape[2] == 1 else array
+    return (x[0].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).squeeze(-1).numpy(force=True)

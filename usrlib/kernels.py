@@ -18,7 +18,6 @@ from .validation import (
     check_number,
     check_pair,
     check_same_images,
-    check_scale,
 )
 
 
@@ -132,7 +131,7 @@ def bicubic_kernel(scale, size=25):
     values. scale: int >= 1. size: side in pixels; ValueError where that would truncate the kernel.
     Returns (1, 1, size, size), float64.
     """
-    check_scale(scale)
+    check_count("scale", scale)
     check_count("size", size)
     # The leftmost entry that is not zero has index -reach; at scale 1 the kernel is a single 1.
     reach = math.ceil(2 * scale + (scale - 1) / 2) - 1 if scale > 1 else 0
@@ -172,7 +171,7 @@ def normal_equations(x, y, scale, size=25, borders="interior"):
     """
     check_image("x", x)
     check_image("y", y)
-    check_scale(scale)
+    check_count("scale", scale)
     check_same_images("x", x, "y", y)
     check_divisible("x", x, scale)
     check_count("size", size)

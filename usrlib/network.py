@@ -111,8 +111,7 @@ class HyperParameterNet(nn.Module):
         """sigma: (N, 1, 1, 1), on the scale of the image. scale: int. Returns α and β, each (K, N, 1, 1, 1)."""
         sigma = sigma.reshape(-1, 1)
         values = self.layers(torch.cat([sigma, torch.full_like(sigma, scale)], dim=1)) + 1e-6
-        alpha, beta = values.T.view(*values.T.shape, 1, 1, 1).chunk(2)
-        return alpha, beta
+        return values.T[..., None, None, None].chunk(2)
 
 
 class USRNet(nn.Module):
@@ -173,8 +172,7 @@ def save_weights(model, path, card):
     model: a USRNet or ResUNet; its tensors keep their dtype. card: a dict of whatever a user should know of them.
     """
     path = Path(path)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    data = serialise(tensors)
+    data = serialise({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
     replace_file(path, data)
     card = card | {"sha256": sha256(data).hexdigest()}
     replace_file(path.with_suffix(".json"), (json.dumps(card, indent=1, ensure_ascii=False) + "\n").encode())
@@ -225,7 +223,8 @@ def _shape(state, prefix=""):
     """Channels and blocks of the ResUNet whose tensors begin with `prefix`."""
     blocks = len([key for key in state if re.fullmatch(rf"{prefix}body\.\d+\.conv1\.weight", key)])
     strided = [key for key in state if re.fullmatch(rf"{prefix}down\.\d+\.{blocks}\.weight", key)]
-    return [state[key].shape[0] for key in (f"{prefix}head.weight", *sorted(strided))], blocks
+    strided.sort(key=lambda key: (len(key), key))                       # down.10 after down.2
+    return [state[key].shape[0] for key in (f"{prefix}head.weight", *strided)], blocks
 
 
 def read_card(name_or_path):

@@ -129,5 +129,4 @@ def log_magnitude(spectrum):
 
 def as_picture(x):
     """(1, 1 or 3, H, W) -> a float array (H, W) or (H, W, 3), clipped to [0, 1], for Matplotlib."""
-    picture = x.detach().clamp(0, 1)[0].permute(1, 2, 0).cpu().numpy()
-    return picture[:, :, 0] if picture.shape[2] == 1 else picture
+    return x[0].clamp(0, 1).permute(1, 2, 0).squeeze(-1).numpy(force=True)

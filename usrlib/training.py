@@ -214,9 +214,9 @@ class Photographs:
         self.height, self.width = torch.tensor([array.shape[:2] for array in arrays], device=device).T
         self.smallest = min((array.shape[:2] for array in arrays), key=min)
         self.checksum = 0                                     # of all bytes: a run goes on with these and no others
-        for array, part in zip(arrays, self.pixels.split(sizes), strict=True):
+        for array, part in zip(map(np.ascontiguousarray, arrays), self.pixels.split(sizes), strict=True):
             part.copy_(torch.tensor(array).view(-1, 3))
-            self.checksum = crc32(np.ascontiguousarray(array), self.checksum)
+            self.checksum = crc32(array, self.checksum)
         self.source = f"{source}: {len(arrays)} pictures, {sum(sizes) / 1e6:.1f} megapixels"
 
     def crops(self, dice, size):
@@ -242,7 +242,7 @@ def read_photographs(paths, device="cpu"):
         raise ValueError(f"images must hold pictures, {' '.join(images.PICTURES)}; "
                          f"found none in {' '.join(map(str, paths))}")
     with ThreadPoolExecutor() as pool:
-        arrays = list(tqdm(pool.map(_decode, *zip(*files, strict=True)), "decoding", len(files), leave=False))
+        arrays = list(tqdm(pool.map(images.decode, *zip(*files, strict=True)), "decoding", len(files), leave=False))
     kept, held_out = [], []
     for (name, _), array in zip(files, arrays, strict=True):
         (held_out if _is_held_out(name) else kept).append(array)
@@ -254,10 +254,10 @@ def read_photographs(paths, device="cpu"):
 
 
 def _files(path):
-    """(name, bytes) of every picture in a folder or a tar file, in the order of their names."""
+    """(name, file) of every picture in a folder or a tar file, in the order of their names."""
     if path.is_dir():
         names = sorted(file for file in path.rglob("*") if file.suffix.lower() in images.PICTURES)
-        yield from ((str(file.relative_to(path)), file.read_bytes()) for file in names)
+        yield from ((str(file.relative_to(path)), file) for file in names)
         return
     if not path.is_file() or not tarfile.is_tarfile(path):
         raise ValueError(f"images must be folders or tar files; got {path}")
@@ -265,14 +265,7 @@ def _files(path):
         members = [member for member in archive if member.isfile()]
         pictures = [member for member in members if Path(member.name).suffix.lower() in images.PICTURES]
         pictures.sort(key=lambda member: member.name)
-        yield from ((member.name, archive.extractfile(member).read()) for member in pictures)
-
-
-def _decode(name, data):
-    try:
-        return images.read_array(io.BytesIO(data))
-    except Exception as error:      # Pillow raises whatever the bytes lead it to
-        raise ValueError(f"images holds {name}, which cannot be read: {error}") from error
+        yield from ((member.name, io.BytesIO(archive.extractfile(member).read())) for member in pictures)
 
 
 def _is_held_out(name):
@@ -702,8 +695,8 @@ def main(arguments=None):
                         help="seconds after which to stop, resumable; decoding comes before and is not counted")
     parser.add_argument("--report-every", type=int, default=100, help="steps between lines of the log (default: 100)")
     parser.add_argument("--save-every", type=int, default=1000, help="steps between checkpoints (default: 1000)")
-    parser.add_argument("--device", type=_device, default="cuda" if torch.cuda.is_available() else "cpu",
-                        help="cpu or cuda (default: cuda where there is one)")
+    devices = ("cuda", "cpu") if torch.cuda.is_available() else ("cpu",)
+    parser.add_argument("--device", choices=devices, default=devices[0], help="cuda where there is one, or cpu")
     parser.add_argument("--compile", action="store_true", help="compile the prior with torch.compile")
     group = parser.add_argument_group("in the place of the configuration's own values")
     for entry in fields(Config):
@@ -717,11 +710,11 @@ def main(arguments=None):
     rank, world, device = _join(options.device)
     try:
         config = replace(CONFIGS[options.config], **{name: value for name, value in given.items() if value is not None})
-        if options.revive and not options.weights:
+        if options.revive and options.weights is None:
             raise ValueError("--revive goes with --weights: it is for units that training has silenced")
         photographs, held_out = read_photographs(options.images, device)
         model = origin = None
-        if options.weights and not options.resume:      # a checkpoint holds what became of them
+        if options.weights is not None and not options.resume:      # a checkpoint holds what became of them
             model, origin = _load(config, options.weights).to(device), read_card(options.weights)
             if options.revive:
                 origin = (origin or {}) | {"revived": revive(model, Sampler(photographs, config))}
@@ -741,26 +734,14 @@ def main(arguments=None):
         print(f"{'complete' if complete else 'stopped, to be resumed'} at step {trainer.done}, in {options.out}")
 
 
-def _device(name):
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise argparse.ArgumentTypeError(f"it must be cpu or cuda; got {name!r}")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise argparse.ArgumentTypeError("this PyTorch finds no GPU; cpu works, and so may its CUDA build")
-    return device
-
-
 def _join(device):
     """(rank, world, device) of this process, which joins the others where torchrun started it."""
     if "WORLD_SIZE" not in os.environ:
         return 0, 1, device
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    if device == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("gloo" if device == "cpu" else "nccl")
     return dist.get_rank(), dist.get_world_size(), device
 
 

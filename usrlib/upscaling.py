@@ -24,7 +24,7 @@ from tqdm import tqdm
 from . import images
 from .evaluation import network
 from .kernels import bicubic_kernel, gaussian_kernel
-from .validation import check_count, check_image, check_kernel, check_level, check_noise, check_scale
+from .validation import check_count, check_image, check_kernel, check_level, check_noise
 
 # The prior follows a shift of its input only by multiples of 8 pixels; in pixels of y, to hold at any scale.
 GRID = 8
@@ -54,7 +54,7 @@ def upscale(restore, y, k, scale, sigma, tile=1024):
     """
     check_image("y", y)
     check_kernel("k", k)
-    check_scale(scale)
+    check_count("scale", scale)
     check_noise("sigma", sigma)
     if tile is not None:
         check_count("tile", tile)

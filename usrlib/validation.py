@@ -26,16 +26,25 @@ def trusted_values():
         _values_are_trusted.reset(token)
 
 
-def check_image(name, x):
-    """A float tensor (N, C, H, W), finite and not empty."""
-    _check_tensor(name, x, "(N, C, H, W)")
+def check_image(name, x, layout="(N, C, H, W)"):
+    """A float tensor (N, C, H, W), or of another layout of four axes, finite and not empty."""
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"{name} must be a torch tensor {layout}; got {type(x).__name__}")
+    if x.ndim != 4:
+        raise ValueError(f"{name} must have shape {layout}; got {tuple(x.shape)}")
+    if x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{name} must be float32 or float64; got {x.dtype}")
+    if x.numel() == 0:
+        raise ValueError(f"{name} must not be empty; got {tuple(x.shape)}")
+    if not _values_are_trusted.get() and not torch.isfinite(x).all():
+        raise ValueError(f"{name} must be finite; it holds NaN or infinity")
 
 
 def check_kernel(name, k):
     """A float tensor (N or 1, 1, h, w), finite and not empty. Its sum is not asked for."""
-    _check_tensor(name, k, "(N or 1, 1, h, w)")
+    check_image(name, k, "(N or 1, 1, h, w)")
     if k.shape[1] != 1:
-        raise ValueError(f"{name} must have shape (N or 1, 1, h, w): one kernel for all channels; got {_shape(k)}")
+        raise ValueError(f"{name} must have shape (N or 1, 1, h, w): one kernel for all channels; got {tuple(k.shape)}")
 
 
 def check_kernel_sum(name, k):
@@ -52,7 +61,7 @@ def check_same_images(name, x, other_name, other):
             f"got {x.dtype} on {x.device} and {other.dtype} on {other.device}"
         )
     if x.shape[:2] != other.shape[:2]:
-        raise ValueError(f"{name} and {other_name} must agree in N and C; got {_shape(x)} and {_shape(other)}")
+        raise ValueError(f"{name} and {other_name} must share N and C; got {tuple(x.shape)} and {tuple(other.shape)}")
 
 
 def check_kernel_fits(k, batch, shape):
@@ -60,21 +69,13 @@ def check_kernel_fits(k, batch, shape):
     if k.shape[0] not in (1, batch):
         raise ValueError(f"k must hold one kernel or one for each of the {batch} images; got {k.shape[0]}")
     if k.shape[-2] > shape[0] or k.shape[-1] > shape[1]:
-        raise ValueError(f"k must not be larger than the image, {shape[0]}x{shape[1]}; got {_shape(k)}")
-
-
-def check_scale(scale):
-    """An integer of at least 1."""
-    if isinstance(scale, bool) or not isinstance(scale, Integral):
-        raise TypeError(f"scale must be an integer of at least 1; got {scale!r}")
-    if scale < 1:
-        raise ValueError(f"scale must be an integer of at least 1; got {scale}")
+        raise ValueError(f"k must not be larger than the image, {shape[0]}x{shape[1]}; got {tuple(k.shape)}")
 
 
 def check_divisible(name, x, scale):
     """Height and width are multiples of scale, so that every block has its upper-left pixel."""
     if x.shape[-2] % scale or x.shape[-1] % scale:
-        raise ValueError(f"{name} must have a height and a width that are multiples of scale {scale}; got {_shape(x)}")
+        raise ValueError(f"{name} must have sides that are multiples of scale {scale}; got {tuple(x.shape)}")
 
 
 def check_number(name, value):
@@ -92,7 +93,7 @@ def check_level(name, value, *, positive=False, batch=None):
         if not value.is_floating_point():
             raise TypeError(f"{name} must be a floating-point tensor; got {value.dtype}")
         if value.ndim and (value.ndim != 4 or value.shape[1:] != (1, 1, 1) or value.shape[0] not in (1, batch)):
-            raise ValueError(f"{name} must be a number or have shape (N, 1, 1, 1); got {_shape(value)}")
+            raise ValueError(f"{name} must be a number or have shape (N, 1, 1, 1); got {tuple(value.shape)}")
         if _values_are_trusted.get():
             return
         low = value.detach().min()
@@ -148,26 +149,9 @@ def check_choice(name, value, choices):
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
 
 
-def _check_tensor(name, x, layout):
-    if not isinstance(x, torch.Tensor):
-        raise TypeError(f"{name} must be a torch tensor {layout}; got {type(x).__name__}")
-    if x.ndim != 4:
-        raise ValueError(f"{name} must have shape {layout}; got {_shape(x)}")
-    if x.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"{name} must be float32 or float64; got {x.dtype}")
-    if x.numel() == 0:
-        raise ValueError(f"{name} must not be empty; got {_shape(x)}")
-    if not _values_are_trusted.get() and not torch.isfinite(x).all():
-        raise ValueError(f"{name} must be finite; it holds NaN or infinity")
-
-
 def _warn(message):
     """A warning that points at the line outside the library, and outside PyTorch, from which the call came."""
     level, frame = 2, sys._getframe(1)
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("usrlib", "torch"):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, stacklevel=level)
-
-
-def _shape(x):
-    return "x".join(map(str, x.shape)) if x.ndim else "a scalar"

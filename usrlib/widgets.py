@@ -7,7 +7,7 @@ in print and to a screen reader, where no kernel runs.
 
 import base64
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import ipywidgets
 import matplotlib
@@ -81,31 +81,42 @@ def paint(panels):
     return canvas
 
 
-def frames(pictures, label="iteration"):
+def frames(pictures):
     """An explorer that leafs through results computed before: a list of (panels, readout), counted from 1."""
-    return Explorer(lambda frame: pictures[frame - 1], {"frame": _slider(label, 1, 1, len(pictures), 1, whole=True)})
+    return Explorer(lambda frame: pictures[frame - 1], {"frame": _slider("iteration", 1, 1, len(pictures), 1)()})
+
+
+def _slider(description, value, low, high, step):
+    """What makes a slider, of whole numbers where the step is one."""
+    kind = ipywidgets.IntSlider if isinstance(step, int) else ipywidgets.FloatSlider
+    return partial(kind, value=value, min=low, max=high, step=step, description=description)
+
+
+def explorer(continuous=True, **controls):
+    """Of a `compute`, make the function that builds its `Explorer`. controls: what makes each widget."""
+    def decorate(compute):
+        def build():
+            return Explorer(compute, {name: control() for name, control in controls.items()}, continuous)
+
+        build.__name__, build.__doc__ = compute.__name__, compute.__doc__       # but not the signature of compute
+        return build
+
+    return decorate
 
 
 # --- Notebook 01: the degradation --------------------------------------------------------------------------------
 
-def degradation():
+@explorer(
+    kind=partial(ipywidgets.ToggleButtons, options=["Gaussian", "motion"], description="kernel"),
+    width=_slider("width (pixels)", 0.8, 0.4, 4.0, 0.1),
+    stretch=_slider("stretch along the axis", 1.0, 1.0, 3.0, 0.1),
+    angle=_slider("angle (degrees)", 30, 0, 175, 5),
+    seed=_slider("motion seed", 0, 0, 50, 1),
+    scale=_slider("scale", 2, 1, 4, 1),
+    sigma=_slider("noise (255ths)", 0.0, 0.0, 25.0, 0.5),
+)
+def degradation(kind, width, stretch, angle, seed, scale, sigma):
     """Kernel, scale and noise, and what they make of a photograph and of its spectrum."""
-    return Explorer(
-        degradation_panels,
-        {
-            "kind": ipywidgets.ToggleButtons(options=["Gaussian", "motion"], description="kernel"),
-            "width": _slider("width (pixels)", 0.8, 0.4, 4.0, 0.1),
-            "stretch": _slider("stretch along the axis", 1.0, 1.0, 3.0, 0.1),
-            "angle": _slider("angle (degrees)", 30, 0, 175, 5),
-            "seed": _slider("motion seed", 0, 0, 50, 1, whole=True),
-            "scale": _slider("scale", 2, 1, 4, 1, whole=True),
-            "sigma": _slider("noise (255ths)", 0.0, 0.0, 25.0, 0.5),
-        },
-    )
-
-
-def degradation_panels(kind, width, stretch, angle, seed, scale, sigma):
-    """The panels of `degradation`; width in pixels, angle in degrees, sigma in 255ths."""
     x = _scene("coffee", 240, (60, 200))
     if kind == "motion":
         k = motion_kernel(25, torch.Generator().manual_seed(seed))
@@ -142,21 +153,14 @@ def _share_beyond(spectrum, scale):
 KERNEL_DATA = ("photographs", "photographs, 8-bit y", "white noise", "white noise, 8-bit y")
 
 
-def kernel_estimation():
+@explorer(
+    scale=_slider("scale", 2, 2, 4, 1),
+    source=partial(ipywidgets.Dropdown, options=KERNEL_DATA, value=KERNEL_DATA[1], description="data"),
+    count=_slider("number of images", 1, 1, 4, 1),
+    ridge=_slider("log10 of the ridge", -6.0, -8.0, 2.0, 0.5),
+)
+def kernel_estimation(scale, source, count, ridge):
     """Least squares from more or fewer images, photographs or noise, exact or rounded, with or without a ridge."""
-    return Explorer(
-        kernel_estimation_panels,
-        {
-            "scale": _slider("scale", 2, 2, 4, 1, whole=True),
-            "source": ipywidgets.Dropdown(options=KERNEL_DATA, value=KERNEL_DATA[1], description="data"),
-            "count": _slider("number of images", 1, 1, 4, 1, whole=True),
-            "ridge": _slider("log10 of the ridge", -6.0, -8.0, 2.0, 0.5),
-        },
-    )
-
-
-def kernel_estimation_panels(scale, source, count, ridge):
-    """The panels of `kernel_estimation`; ridge is the base-10 logarithm of the ridge."""
     values, vectors, moment = _eigenproblem(scale, source, count)
     estimate = (vectors @ ((vectors.T @ moment) / (values + 10**ridge))).view(21, 21)
     exact = bicubic_kernel(scale, 21)[0, 0]
@@ -193,21 +197,14 @@ def _pair(scale, source, index):
 
 # --- Notebook 03: half-quadratic splitting -----------------------------------------------------------------------
 
-def splitting():
+@explorer(
+    continuous=False,
+    iteration=_slider("iteration", 1, 1, 8, 1),
+    lam=_slider("log10 of λ", 0.7, -1.0, 2.5, 0.1),
+    beta_first=_slider("first β", 0.3, 0.1, 0.6, 0.05),
+)
+def splitting(iteration, lam, beta_first):
     """Total-variation splitting, iteration by iteration, for any λ and any first β."""
-    return Explorer(
-        splitting_panels,
-        {
-            "iteration": _slider("iteration", 1, 1, 8, 1, whole=True),
-            "lam": _slider("log10 of λ", 0.7, -1.0, 2.5, 0.1),
-            "beta_first": _slider("first β", 0.3, 0.1, 0.6, 0.05),
-        },
-        continuous=False,
-    )
-
-
-def splitting_panels(iteration, lam, beta_first):
-    """The panels of `splitting`; lam is the base-10 logarithm of λ."""
     x, y, steps = _splitting_run(lam, beta_first)
     step = steps[iteration - 1]
     panels = {
@@ -234,20 +231,13 @@ def _splitting_run(lam, beta_first):
 
 # --- Notebook 04: the data step ----------------------------------------------------------------------------------
 
-def data_step():
+@explorer(
+    alpha=_slider("log10 of α", -2.0, -8.0, 2.0, 0.25),
+    scale=_slider("scale", 2, 1, 4, 1),
+    sigma=_slider("noise (255ths)", 0.0, 0.0, 25.0, 0.5),
+)
+def data_step(alpha, scale, sigma):
     """One data step, with α from 'trust the data' to 'trust the prior'."""
-    return Explorer(
-        data_step_panels,
-        {
-            "alpha": _slider("log10 of α", -2.0, -8.0, 2.0, 0.25),
-            "scale": _slider("scale", 2, 1, 4, 1, whole=True),
-            "sigma": _slider("noise (255ths)", 0.0, 0.0, 25.0, 0.5),
-        },
-    )
-
-
-def data_step_panels(alpha, scale, sigma):
-    """The panels of `data_step`; alpha is its base-10 logarithm, sigma in 255ths."""
     x, y, k, guess, solve = _data_step_case(scale, sigma)
     z = solve(guess, 10**alpha)
     trust = solve.power[0, 0] / (solve.power[0, 0] + 10**alpha)      # half a spectrum: mirror it to the whole
@@ -279,23 +269,15 @@ def _data_step_case(scale, sigma):
 BLURS = ("Gaussian", "motion")
 
 
-def unfolding():
+@explorer(
+    continuous=False,
+    iteration=lambda: _slider("iteration", 1, 1, len(_unfolding_run("Gaussian", 2, 2.5)[-1]), 1)(),
+    blur=partial(ipywidgets.ToggleButtons, options=BLURS, description="kernel"),
+    scale=_slider("scale", 2, 1, 4, 1),
+    sigma=_slider("noise (255ths)", 2.5, 0.0, 25.0, 2.5),
+)
+def unfolding(iteration, blur, scale, sigma):
     """The inspector: the trained network opened at every iteration, for any scale and noise."""
-    *_, steps = _unfolding_run("Gaussian", 2, 2.5)
-    return Explorer(
-        unfolding_panels,
-        {
-            "iteration": _slider("iteration", 1, 1, len(steps), 1, whole=True),
-            "blur": ipywidgets.ToggleButtons(options=BLURS, description="kernel"),
-            "scale": _slider("scale", 2, 1, 4, 1, whole=True),
-            "sigma": _slider("noise (255ths)", 2.5, 0.0, 25.0, 2.5),
-        },
-        continuous=False,
-    )
-
-
-def unfolding_panels(iteration, blur, scale, sigma):
-    """The panels of `unfolding`; sigma in 255ths."""
     x, y, k, steps = _unfolding_run(blur, scale, sigma)
     step = steps[iteration - 1]
     panels = {
@@ -313,22 +295,15 @@ def unfolding_panels(iteration, blur, scale, sigma):
     )
 
 
-def turned_beta():
+@explorer(
+    continuous=False,
+    turn=_slider("log2 of the factor", 1.5, -2.0, 2.0, 0.25),
+    blur=partial(ipywidgets.ToggleButtons, options=BLURS, value=BLURS[1], description="kernel"),
+    scale=_slider("scale", 2, 1, 4, 1),
+    sigma=_slider("noise (255ths)", 2.5, 0.0, 25.0, 2.5),
+)
+def turned_beta(turn, blur, scale, sigma):
     """H as a slide bar: every β of the trained network times one factor."""
-    return Explorer(
-        turned_beta_panels,
-        {
-            "turn": _slider("log2 of the factor", 1.5, -2.0, 2.0, 0.25),
-            "blur": ipywidgets.ToggleButtons(options=BLURS, value=BLURS[1], description="kernel"),
-            "scale": _slider("scale", 2, 1, 4, 1, whole=True),
-            "sigma": _slider("noise (255ths)", 2.5, 0.0, 25.0, 2.5),
-        },
-        continuous=False,
-    )
-
-
-def turned_beta_panels(turn, blur, scale, sigma):
-    """The panels of `turned_beta`; turn is the base-2 logarithm of the factor, sigma in 255ths."""
     x, y, k, steps = _unfolding_run(blur, scale, sigma)
     own, levels = steps[-1].x, [(step.alpha, step.beta * 2**turn) for step in steps]
     *_, last = alternate(DataStep(y, k, scale), F.interpolate(y, scale_factor=scale), _network().prior, levels)
@@ -358,22 +333,15 @@ def _network():
 
 # --- Notebook 07: experiments ------------------------------------------------------------------------------------
 
-def mismatch():
-    """What a wrong kernel and a wrong noise level do: the network, live, told one thing while another is true."""
-    return Explorer(
-        mismatch_panels,
-        {
-            "width": _slider("assumed width (pixels)", 2.0, 0.8, 2.8, 0.1),
-            "sigma": _slider("assumed noise (255ths)", 2.5, 0.0, 50.0, 2.5),
-            "noise": _slider("true noise (255ths)", 2.5, 0.0, 25.0, 2.5),
-            "scale": _slider("scale", 2, 1, 4, 1, whole=True),
-        },
-        continuous=False,
-    )
-
-
-def mismatch_panels(width, sigma, noise, scale):
-    """The panels of `mismatch`; the true width is 1.6 pixels, sigma and noise are in 255ths."""
+@explorer(
+    continuous=False,
+    width=_slider("assumed width (pixels)", 2.0, 0.8, 2.8, 0.1),
+    sigma=_slider("assumed noise (255ths)", 2.5, 0.0, 50.0, 2.5),
+    noise=_slider("true noise (255ths)", 2.5, 0.0, 25.0, 2.5),
+    scale=_slider("scale", 2, 1, 4, 1),
+)
+def mismatch(width, sigma, noise, scale):
+    """What a wrong kernel, the true width is 1.6 pixels, and a wrong noise level do: the network, live."""
     x, y, _, steps = _unfolding_run("Gaussian", scale, noise)
     right, told = steps[-1].x, gaussian_kernel(25, (width**2, width**2))
     wrong = _network()(y, told, scale, sigma / 255)
@@ -392,11 +360,6 @@ def mismatch_panels(width, sigma, noise, scale):
 
 
 # --- Shared ------------------------------------------------------------------------------------------------------
-
-def _slider(description, value, low, high, step, whole=False):
-    slider = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
-    return slider(value=value, min=low, max=high, step=step, description=description)
-
 
 def _signed(k, peak):
     """A kernel as a picture (1, 3, h, w): blue below zero, white at zero, red above."""
