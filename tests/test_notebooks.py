@@ -74,3 +74,30 @@ def test_it_keeps_its_figures_in_the_repository(notebook):
     for cell in code_cells(notebook):
         for name in re.findall(r'plotting\.show\(\w+, "([^"]+)"', cell.source):
             assert (FOLDER.parent / "figures" / f"{name}.png").exists(), name
+
+
+NUMBERED = {                                                        # how it is numbered, and referred to
+    "section": (r"^## (\d\.\d+) ", r"[Ss]ections? ((?:\d\.\d+(?:, | and | to )?)+)"),
+    "figure": (r"^\*Figure (\d\.\d+)\.", r"Figures? ((?:\d\.\d+(?:, | and | to )?)+)"),
+    "equation": (r"\\tag\{(\d\.\d+)[a-z]?\}", r"(?<!\w)(\(\d\.\d+[a-z]?\))"),
+}
+
+
+def prose(path):
+    return "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
+
+
+@pytest.mark.parametrize("kind", NUMBERED)
+def test_what_has_a_number_stands_in_order_and_no_reference_leads_nowhere(kind):
+    place, reference = NUMBERED[kind]
+    texts = {path.name: prose(path) for path in PATHS}
+    known = {name: list(dict.fromkeys(re.findall(place, text, re.MULTILINE))) for name, text in texts.items()}
+    for name, numbers in known.items():
+        first = min((int(number[2:]) for number in numbers), default=0)
+        assert numbers == [f"{name[1]}.{first + n}" for n in range(len(numbers))]
+    if kind == "section":
+        outside = FOLDER.parent / "README.md", *(FOLDER.parent / "usrlib").glob("*.py")
+        texts |= {path.name: path.read_text(encoding="utf-8") for path in outside}
+    found = {(name, number) for name, text in texts.items() for words in re.findall(reference, text)
+             for number in re.findall(r"\d\.\d+", words)}
+    assert found and not [where for where in found if not any(where[1] in numbers for numbers in known.values())]
