@@ -1,10 +1,11 @@
-"""Crops and pictures: `python -m results.crops --images FOLDER_OR_TAR ...`, in a full clone. Ten minutes on one core.
+"""Crops and pictures: `python -m results.crops --images FOLDER_OR_TAR ...`, in a full clone. A quarter of an hour.
 
 What the loss of a crop has to do with the PSNR of a picture. Weights after some parts of tiny's training restore
-squares of 288x288 pixels from photographs held out, and so does attempt.safetensors, which went on from the seventh
-with another loss. crops.csv, beside this file, has a row for each of the sixteen crops of 72x72 of every square: its
-mean squared error, in grey levels, with each of these weights. crops.json says with what it was made; notebook 06 shows
-both.
+squares of 288x288 pixels from photographs held out, and so do the weights that went on from the seventh part: the
+attempt, with another loss; the eighth, with silent units revived; finished, the eighth and some steps in float32.
+crops.csv, beside this file, has a row for each of the sixteen crops of 72x72 of every square: its mean squared error,
+in grey levels, with each of these weights, and the same after the mean error of each channel of the square has been
+taken away. crops.json says with what it was made; notebook 06 shows both.
 """
 
 import argparse
@@ -38,10 +39,11 @@ def squares(held_out):
 
 @torch.no_grad()
 def errors(model, held_out):
-    """{(source, scale, noise): mean squared errors in grey levels, (squares, crops of each)}."""
+    """{(source, scale, noise): mean squares in grey levels, (squares, crops of each, of the error and of its rest)}."""
     def of(batch):
         error = 255 * (training.predict(model, batch).clamp(0, 1) - batch.x)
-        return F.avg_pool2d(error.square(), CROP).mean(1).flatten(1)
+        rest = error - error.mean((2, 3), keepdim=True)
+        return torch.stack([F.avg_pool2d(e.square(), CROP).mean(1).flatten(1) for e in (error, rest)], dim=-1)
 
     return {key: torch.cat([of(batch) for batch in batches]) for key, batches in squares(held_out)}
 
@@ -53,7 +55,7 @@ def main():
     torch.set_num_threads(1)
     held_out = {Path(path).stem: training.read_photographs([path])[1] for path in parser.parse_args().images}
     models = {part: network_after(part) for part in ("third", "fourth", "seventh")}
-    models["attempt"] = load_usrnet(OUT.with_name("attempt.safetensors"))
+    models |= {name: load_usrnet(OUT.with_name(f"{name}.safetensors")) for name in ("attempt", "eighth", "finished")}
     write({name: errors(model, held_out) for name, model in models.items()}, held_out)
 
 
@@ -61,9 +63,10 @@ def write(table, held_out):
     """crops.csv and crops.json."""
     with OUT.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["source", "scale", "noise", "square", "crop", *table])
+        columns = [column for name in table for column in (name, f"{name} without mean")]
+        rows.writerow(["source", "scale", "noise", "square", "crop", *columns])
         for key in next(iter(table.values())):
-            each = torch.stack([of[key] for of in table.values()], dim=-1)
+            each = torch.cat([of[key] for of in table.values()], dim=-1)
             for square, crops in enumerate(each.tolist()):
                 for crop, values in enumerate(crops):
                     rows.writerow([*key, square, crop, *(f"{value:.4g}" for value in values)])
