@@ -2,7 +2,8 @@
 
 What the loss of a crop has to do with the PSNR of a picture. Weights after some parts of tiny's training restore
 squares of 288x288 pixels from photographs held out, and so do the weights that went on from the seventh part: the
-attempt, with another loss; the eighth, with silent units revived; finished, the eighth and some steps in float32.
+attempt, with another loss; the eighth, with silent units revived (and this in bfloat16 as well, as it was trained);
+finished, the eighth and some steps in float32.
 crops.csv, beside this file, has a row for each of the sixteen crops of 72x72 of every square: its mean squared error,
 in grey levels, with each of these weights, and the same after the mean error of each channel of the square has been
 taken away. crops.json says with what it was made; notebook 06 shows both.
@@ -38,10 +39,10 @@ def squares(held_out):
 
 
 @torch.no_grad()
-def errors(model, held_out):
+def errors(model, held_out, bf16=False):
     """{(source, scale, noise): mean squares in grey levels, (squares, crops of each, of the error and of its rest)}."""
     def of(batch):
-        error = 255 * (training.predict(model, batch).clamp(0, 1) - batch.x)
+        error = 255 * (training.predict(model, batch, bf16).clamp(0, 1) - batch.x)
         rest = error - error.mean((2, 3), keepdim=True)
         return torch.stack([F.avg_pool2d(e.square(), CROP).mean(1).flatten(1) for e in (error, rest)], dim=-1)
 
@@ -56,7 +57,8 @@ def main():
     held_out = {Path(path).stem: training.read_photographs([path])[1] for path in parser.parse_args().images}
     models = {part: network_after(part) for part in ("third", "fourth", "seventh")}
     models |= {name: load_usrnet(OUT.with_name(f"{name}.safetensors")) for name in ("attempt", "eighth", "finished")}
-    write({name: errors(model, held_out) for name, model in models.items()}, held_out)
+    table = {name: errors(model, held_out) for name, model in models.items()}
+    write(table | {"eighth in bfloat16": errors(models["eighth"], held_out, bf16=True)}, held_out)
 
 
 def write(table, held_out):
