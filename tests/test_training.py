@@ -327,6 +327,20 @@ def test_the_kept_weights_are_a_moving_average(photographs):
         assert not parameter.requires_grad                 # or it would remember every step, and the memory run out
 
 
+@pytest.mark.parametrize("iterations, scales", [(2, (1, 2)), (0, (1,))])
+def test_in_bfloat16_the_filters_are_averaged_as_the_loss_has_seen_them(photographs, iterations, scales):
+    config = replace(SMALL, iterations=iterations, scales=scales, average=0.0, bf16=True)     # no memory: the last ones
+    trainer = Trainer(config, photographs)
+    trainer.step()
+    batch = Sampler(photographs, config)(1, range(4))
+    kept, last = (training.predict(model, batch, bf16=True) for model in (trainer.averaged, trainer.model))
+    assert torch.equal(kept, last)                         # rounding them once more changes nothing
+    for name, weight in trainer.averaged.named_parameters():
+        assert "hyper." in name or torch.equal(weight, weight.bfloat16().float())
+    if iterations:
+        assert torch.equal(trainer.averaged.hyper.layers[0].weight, trainer.model.hyper.layers[0].weight)
+
+
 def test_what_a_run_needs_is_checked_before_its_first_step(photographs, tmp_path):
     trainer = Trainer(SMALL, photographs)
     with pytest.raises(ValueError, match="crop must not exceed the smallest picture"):

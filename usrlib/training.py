@@ -48,7 +48,7 @@ HELD_OUT_SEED = 2**40               # what is measured on them is the same for e
 
 # Of the error of a batch, (N, C, H, W). "psnr" is, up to a factor, the mean PSNR that crops lack, each for itself. That
 # of whole pictures hears their busy crops better; "rms", in grey levels, is a power between it and the squared error
-# (notebook 06, sections 6.11, 6.16). In both, below an error of one grey level there is nothing to gain.
+# (notebook 08, sections 8.2, 8.7). In both, below an error of one grey level there is nothing to gain.
 LOSSES = {
     "absolute": lambda error: error.abs().mean(),
     "psnr": lambda error: (255 * error).square().mean((1, 2, 3)).log1p().mean(),
@@ -395,8 +395,17 @@ class Trainer:
         # Young averages forget faster, or the untrained weights would linger in them.
         weight = 1 - min(config.average, (1 + self.done) / (10 + self.done))
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), weight)
+            torch._foreach_lerp_(list(self.averaged.parameters()), self._as_seen(), weight)
         self.sums += torch.stack([loss.detach(), norm, torch.ones_like(norm)])
+
+    def _as_seen(self):
+        """The weights that the loss has seen. In bfloat16 the filters are rounded, and it fits what is left of them:
+        used without that rounding, they would change the brightness of the picture (notebook 08, section 8.8).
+        """
+        named = self.model.named_parameters()
+        if not self.config.bf16:
+            return [weight for _, weight in named]
+        return [weight if "hyper." in name else weight.bfloat16().to(weight.dtype) for name, weight in named]
 
     def report(self):
         """Mean loss and gradient norm since the last report; raises `Diverged` where they are not finite."""
