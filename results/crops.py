@@ -1,12 +1,11 @@
 """Crops and pictures: `python -m results.crops --images FOLDER_OR_TAR ...`, in a full clone. A quarter of an hour.
 
 What the loss of a crop has to do with the PSNR of a picture. Weights after some parts of tiny's training restore
-squares of 288x288 pixels from photographs held out, and so do the weights that went on from the seventh part: the
-attempt, with another loss; the eighth, with silent units revived (and this in bfloat16 as well, as it was trained);
-finished, the eighth and some steps in float32.
-crops.csv, beside this file, has a row for each of the sixteen crops of 72x72 of every square: its mean squared error,
-in grey levels, with each of these weights, and the same after the mean error of each channel of the square has been
-taken away. crops.json says with what it was made; notebook 06 shows both.
+windows of 288x288 pixels from photographs held out (those of the eighth part also in bfloat16, as they were trained,
+and in float32 with rounded filters), and so do weights on the line between the ninth part and the attempt.
+crops.csv, beside this file, has a row for each of the sixteen crops of 72x72 of every window: its mean squared error,
+in grey levels, with each of these weights, and the same after the mean error of each channel of the window has been
+taken away. crops.json says with what it was made; notebook 08 shows both.
 """
 
 import argparse
@@ -18,21 +17,24 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from results.mean import between
 from results.parts import network_after
 from usrlib import load_usrnet, training
 from usrlib.training import CONFIGS, HELD_OUT_SEED, Sampler
 
-SQUARE, CROP = 288, 72
+WINDOW, CROP = 288, 72
 TASKS = ((2, 0.0), (3, 0.0), (3, 5.1), (4, 0.0))                     # scale, and noise up to so many 255ths
 BATCHES, BATCH = 6, 4                                               # for each task and source
+FILES = ("attempt", "eighth", "ninth", "control")                   # weights beside this file
+SHARES = (0.25, 0.5, 0.75)                                          # of the way from the ninth part to the attempt
 OUT = Path(__file__)
 
 
-def squares(held_out):
+def windows(held_out):
     """The batches to restore, by source and task."""
     for source, photographs in held_out.items():
         for scale, noise in TASKS:
-            config = replace(CONFIGS["tiny"], crop=SQUARE, scales=(scale,), noise=noise, noiseless=0.0, eight_bit=1.0,
+            config = replace(CONFIGS["tiny"], crop=WINDOW, scales=(scale,), noise=noise, noiseless=0.0, eight_bit=1.0,
                              seed=HELD_OUT_SEED)
             sampler = Sampler(photographs, config)
             yield (source, scale, noise), [sampler(step, range(BATCH)) for step in range(BATCHES)]
@@ -40,13 +42,21 @@ def squares(held_out):
 
 @torch.no_grad()
 def errors(model, held_out, bf16=False):
-    """{(source, scale, noise): mean squares in grey levels, (squares, crops of each, of the error and of its rest)}."""
+    """{(source, scale, noise): mean squares in grey levels, (windows, crops of each, of the error and of its rest)}."""
     def of(batch):
         error = 255 * (training.predict(model, batch, bf16).clamp(0, 1) - batch.x)
         rest = error - error.mean((2, 3), keepdim=True)
         return torch.stack([F.avg_pool2d(e.square(), CROP).mean(1).flatten(1) for e in (error, rest)], dim=-1)
 
-    return {key: torch.cat([of(batch) for batch in batches]) for key, batches in squares(held_out)}
+    return {key: torch.cat([of(batch) for batch in batches]) for key, batches in windows(held_out)}
+
+
+@torch.no_grad()
+def rounded(model):
+    """The model itself, the filters of its prior now numbers of bfloat16."""
+    for weight in model.prior.parameters():
+        weight.copy_(weight.bfloat16())
+    return model
 
 
 def main():
@@ -56,9 +66,12 @@ def main():
     torch.set_num_threads(1)
     held_out = {Path(path).stem: training.read_photographs([path])[1] for path in parser.parse_args().images}
     models = {part: network_after(part) for part in ("third", "fourth", "seventh")}
-    models |= {name: load_usrnet(OUT.with_name(f"{name}.safetensors")) for name in ("attempt", "eighth", "finished")}
+    models |= {name: load_usrnet(OUT.with_name(f"{name}.safetensors")) for name in FILES}
+    models |= {f"{share:.0%} of the way": between(share) for share in SHARES} | {"tenth": load_usrnet("tiny")}
     table = {name: errors(model, held_out) for name, model in models.items()}
-    write(table | {"eighth in bfloat16": errors(models["eighth"], held_out, bf16=True)}, held_out)
+    table["eighth in bfloat16"] = errors(models["eighth"], held_out, bf16=True)
+    table["eighth, rounded"] = errors(rounded(models["eighth"]), held_out)
+    write(table, held_out)
 
 
 def write(table, held_out):
@@ -66,12 +79,12 @@ def write(table, held_out):
     with OUT.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         columns = [column for name in table for column in (name, f"{name} without mean")]
-        rows.writerow(["source", "scale", "noise", "square", "crop", *columns])
+        rows.writerow(["source", "scale", "noise", "window", "crop", *columns])
         for key in next(iter(table.values())):
             each = torch.cat([of[key] for of in table.values()], dim=-1)
-            for square, crops in enumerate(each.tolist()):
+            for window, crops in enumerate(each.tolist()):
                 for crop, values in enumerate(crops):
-                    rows.writerow([*key, square, crop, *(f"{value:.4g}" for value in values)])
+                    rows.writerow([*key, window, crop, *(f"{value:.4g}" for value in values)])
     command = "python -m results.crops --images " + " ".join(f"{source}.tar" for source in held_out)
     card = {"command": command, "held_out": {source: these.source for source, these in held_out.items()},
             "torch": torch.__version__}
