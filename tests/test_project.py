@@ -114,7 +114,7 @@ def test_the_readme_quotes_the_comparison_with_the_authors_weights(results):
         each = [[fmean(scores[name] for scores in row["psnr"].values()) for name in row["psnr"]["k1"]]
                 for row in (our, their)]
         mean, half = evaluation.interval(b - a for a, b in zip(*each, strict=True))
-        intervals.append(f"{mean:.2f} ± {half:.2f}")
+        intervals.append(f"{mean:.2f} ± {half:.2f}".replace("-", "−"))
     assert f"| {' | '.join(intervals)} |" in readme
 
 
