@@ -76,6 +76,12 @@ def test_it_keeps_its_figures_in_the_repository(notebook):
             assert (FOLDER.parent / "figures" / f"{name}.png").exists(), name
 
 
+def test_the_repository_keeps_no_figure_of_a_notebook_that_none_shows():
+    shown = {name for path in PATHS for cell in code_cells(nbformat.read(path, as_version=4))
+             for name in re.findall(r'"(\d\d_\w+)"', cell.source)}
+    assert {path.stem for path in (FOLDER.parent / "figures").glob("[0-9][0-9]_*.png")} <= shown
+
+
 NUMBERED = {                                                        # how it is numbered, and referred to
     "section": (r"^## (\d\.\d+) ", r"[Ss]ections? ((?:\d\.\d+(?:, | and | to )?)+)"),
     "figure": (r"^\*Figure (\d\.\d+)\.", r"Figures? ((?:\d\.\d+(?:, | and | to )?)+)"),
