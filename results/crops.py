@@ -1,4 +1,4 @@
-"""Crops and pictures: `python -m results.crops --images FOLDER_OR_TAR ...`, in a full clone. A quarter of an hour.
+"""Crops and pictures: `python -m results.crops --images FOLDER_OR_TAR ...`, in a full clone. Half an hour.
 
 What the loss of a crop has to do with the PSNR of a picture. Weights after some parts of tiny's training restore
 windows of 288x288 pixels from photographs held out (those of the eighth part also in bfloat16, as they were trained,
