@@ -9,7 +9,7 @@ lab: $(READY)              ## open the course in JupyterLab
 
 test: $(READY)             ## lint, unit tests, every notebook under strict comparison, the equation ledger
 	$(BIN)/ruff check
-	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/pytest -n auto tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto tests
 	@mkdir -p $(dir $(LEDGER)) && rm -f $(LEDGER)
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 USRLIB_LEDGER=$(LEDGER) $(BIN)/pytest -n auto --dist loadscope \
 		--nbval --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with tests/nbval.cfg notebooks

@@ -12,7 +12,7 @@ import torch
 from dense import random_kernel, uniform
 
 import usrlib
-from usrlib import upscaling
+from usrlib import evaluation, upscaling
 from usrlib.validation import trusted_values
 
 NAN, INF = float("nan"), float("inf")
@@ -59,6 +59,7 @@ LEVEL = {
     "rank 1": torch.tensor([0.1, 0.2]), "a map": uniform(2, 1, 6, 6), "three levels": level(0.1, 0.2, 0.3),
     "no level": level(),
 }
+ONE = LEVEL | {"a level for each image": level(0.1, 0.2), "a level for all": level(0.1)}
 POSITIVE = LEVEL | {"0": 0, "0.0": 0.0, "one 0": level(0.1, 0.0)}
 GENERATOR = {"a seed": 0, "NumPy's": np.random.default_rng(0), "'cpu'": "cpu"}
 PAIR = {"a number": 1.0, "one": (1.0,), "three": (1.0, 1.0, 1.0), "None": None, "NaN": (1.0, NAN),
@@ -104,7 +105,7 @@ TABLE = {
     ),
     "hqs": (
         {"y": Y, "k": K, "scale": 2, "sigma": 0.1, "prior": lambda z, beta: z, "lam": 1.0, "mu": [1.0, 2.0]},
-        {"y": tensors(Y), "k": KERNEL | LARGE, "scale": SCALE, "sigma": LEVEL,
+        {"y": tensors(Y), "k": KERNEL | LARGE, "scale": SCALE, "sigma": ONE,
          "prior": {"None": None, "a name": "total variation"}, "lam": POSITIVE,
          "mu": {"a number": 1.0, "None": None, "a word": "12", "empty": [], "with 0": [1.0, 0.0], "negative": [-1.0],
                 "NaN": [1.0, NAN], "infinite": [INF], "words": ["1"], "nested": [[1.0]]}},
@@ -157,7 +158,8 @@ def test_the_call_in_the_table_is_accepted(name):
     lambda sigma: upscaling.upscale(lambda y, *_: y, Y, K, 1, sigma),
     lambda sigma: usrlib.hqs(Y, K, 2, sigma, lambda z, beta: z, 1.0, [1.0]),
     lambda sigma: usrlib.load_usrnet("tiny").double()(Y, K, 2, sigma),
-], ids=["degrade", "upscale", "hqs", "USRNet"])
+    lambda sigma: evaluation.low_resolution(X, K, 2, sigma),
+], ids=["degrade", "upscale", "hqs", "USRNet", "low_resolution"])
 def test_a_sigma_that_was_meant_in_255ths_brings_a_warning_that_points_at_the_users_line(call):
     with pytest.warns(UserWarning, match="sigma is on the scale of the picture") as caught:
         call(2.55)
@@ -178,6 +180,19 @@ def test_trust_ends_with_its_thread():
 def test_a_denoiser_names_what_it_cannot_use(z):
     with pytest.raises((ValueError, TypeError), match=r"^z must have"):
         usrlib.load_denoiser("denoiser")(z, 0.1)
+
+
+@pytest.mark.parametrize("beta", [torch.full((8,), 0.1), torch.full((2, 1, 1, 1), 0.1), torch.full((1, 1, 8, 8), 0.1)])
+def test_a_denoiser_takes_one_level_for_an_image(beta):
+    with pytest.raises(ValueError, match=r"^beta must be a number or have shape \(1 or N, 1, 1, 1\); got"):
+        usrlib.load_denoiser("denoiser")(uniform(1, 3, 8, 8).float(), beta)
+
+
+def test_a_message_about_levels_says_how_many_there_may_be():
+    with pytest.raises(ValueError, match=r"alpha must be .* shape \(1 or 2, 1, 1, 1\); got .* \(3, 1, 1, 1\)"):
+        usrlib.data_step(X, Y, K, 2, level(0.1, 0.2, 0.3))
+    with pytest.raises(ValueError, match=r"sigma must be a number; got a tensor of shape \(2, 1, 1, 1\)"):
+        usrlib.hqs(Y, K, 2, level(0.1, 0.2), lambda z, beta: z, 1.0, [1.0])
 
 
 def test_an_alpha_that_vanishes_in_the_dtype_is_refused():

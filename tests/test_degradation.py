@@ -190,6 +190,13 @@ def test_bicubic_enlargement_reproduces_quadratics_in_the_interior(scale):
     torch.testing.assert_close(usrlib.bicubic_upsample(x[..., ::scale, ::scale], scale)[inside], x[inside])
 
 
+def test_bicubic_enlargement_is_not_rounded_under_autocast():
+    y = uniform(1, 3, 6, 7).float()
+    exact = usrlib.bicubic_upsample(y, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(usrlib.bicubic_upsample(y, 2), exact)
+
+
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_the_aligned_enlargement_beats_the_ordinary_one_on_a_photograph(scale):
     x = images.sample("astronaut", 192, (60, 170))[:, :1]

@@ -49,6 +49,7 @@ COMPUTATIONS = {
     "bicubic_downsample": lambda: usrlib.bicubic_downsample(x, scale),
     "bicubic_upsample": lambda: usrlib.bicubic_upsample(y, scale),
     "DataStep": lambda: usrlib.DataStep(y, k, scale)(x, each),
+    "data_step": lambda: usrlib.data_step(x, y, k, scale, each),
     "network": lambda: network()(y, k, scale, each),
     "trajectory": lambda: [*network().trajectory(y, k, scale, sigma)][-1].x,
     "denoiser": lambda: denoiser()(x, each),

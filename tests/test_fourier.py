@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from usrlib import psf_to_otf
-from usrlib.fourier import embed, fold, tile
+from usrlib.fourier import embed, fold
 
 SIDES = st.integers(1, 5)
 SCALES = st.integers(1, 4)
@@ -51,15 +51,6 @@ def test_fold_is_the_dft_of_decimation(height, width, scale):
     x = uniform(2, 1, height * scale, width * scale).numpy()
     folded = fold(torch.from_numpy(np.fft.fft2(x)), scale)
     np.testing.assert_allclose(folded.numpy(), np.fft.fft2(x[..., ::scale, ::scale]), atol=1e-12)
-
-
-@given(SIDES, SIDES, SCALES)
-def test_tile_is_the_dft_of_zero_filling(height, width, scale):
-    y = uniform(2, 1, height, width).numpy()
-    filled = np.zeros((2, 1, height * scale, width * scale))
-    filled[..., ::scale, ::scale] = y
-    tiled = tile(torch.from_numpy(np.fft.fft2(y)), scale)
-    np.testing.assert_allclose(tiled.numpy(), np.fft.fft2(filled), atol=1e-12)
 
 
 def test_fold_refuses_a_spectrum_that_does_not_divide_into_blocks():

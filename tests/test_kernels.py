@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from dense import convolve, keys, random_kernel, uniform
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.io import loadmat
 
@@ -93,6 +93,8 @@ def test_motion_kernels_are_nonnegative_sum_to_one_and_are_centred(size):
 
 
 @given(size=st.integers(3, 64), seed=st.integers(0, 10**6))
+@example(size=25, seed=89217)           # shrunk to fit, these two were left outside by a rounding error
+@example(size=7, seed=102940)
 def test_a_motion_path_stays_within_the_frame(size, seed):
     # Mass that left one side would wrap around or pile up, and move the centroid.
     mean, _ = moments(usrlib.motion_kernel(size, seeded(seed)))

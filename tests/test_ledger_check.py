@@ -35,6 +35,12 @@ def test_nan_and_infinity_never_hold(bad):
             check("2.3", value, expected, tol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.uint64])
+def test_differences_do_not_wrap_around(dtype):
+    with pytest.raises(EquationError):
+        check("2.3", np.zeros(1, dtype), np.ones(1, dtype), tol=1e-2)
+
+
 def test_an_equation_error_is_an_assertion():
     assert issubclass(EquationError, AssertionError)
 

@@ -191,6 +191,12 @@ def authors_state(model):
     return state
 
 
+def test_loading_leaves_pytorchs_generator_alone():
+    state = torch.get_rng_state()
+    load_usrnet("tiny")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_weights_are_float32_whatever_pytorchs_default(tmp_path):
     save_weights(network().float(), tmp_path / "mine.safetensors", {})
     torch.set_default_dtype(torch.float64)

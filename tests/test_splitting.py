@@ -84,6 +84,12 @@ def test_penalties_make_beta_fall_by_equal_factors():
     assert splitting.penalties(LAM, 0.3, 0.05, 1) == pytest.approx([LAM / 0.09])
 
 
+@pytest.mark.parametrize("sigma, betas", [(0.01, (49 / 255, 4 / 255)), (0.1, (49 / 255, 0.1)), (0.3, (0.3, 0.3))])
+def test_the_path_of_plug_and_play_never_rises(sigma, betas):
+    lam, mu = splitting.plug_and_play(sigma, 3)
+    assert [math.sqrt(lam / value) for value in (mu[0], mu[-1])] == pytest.approx(betas)
+
+
 @pytest.mark.parametrize("bad", [{"lam": 0}, {"beta_first": -1}, {"beta_last": float("nan")}, {"iterations": 0}])
 def test_penalties_refuse_bad_arguments(bad):
     with pytest.raises(ValueError, match=rf"\b{next(iter(bad))}\b"):
@@ -199,6 +205,12 @@ def test_priors_keep_shape_dtype_and_their_input(prior, dtype, batch):
 def test_priors_treat_the_images_of_a_batch_apart(prior):
     z = uniform(2, 3, 20, 24)
     assert torch.equal(prior(z, 0.1)[1:], prior(z[1:], 0.1))
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_the_level_of_a_prior_may_be_a_tensor(prior):
+    z = uniform(1, 3, 20, 24)
+    assert torch.equal(prior(z, torch.tensor(0.1, dtype=torch.float64)), prior(z, 0.1))
 
 
 @pytest.mark.parametrize("prior", PRIORS)

@@ -212,7 +212,7 @@ def test_photographs_of_one_name_are_all_read_and_share_their_fate(folder, tmp_p
     ("crop", 50), ("crop", 12), ("batch", 0), ("steps", "9"), ("learning_rate", 0.0), ("clip", float("nan")),
     ("seed", -1), ("channels", ()), ("scales", ()), ("noiseless", 3.0), ("eight_bit", 1.1), ("average", 2.0),
     ("loss", "squared"), ("optimiser", "sgd"),
-    ("loss", ["psnr"]), ("scales", 2), ("bf16", "no"), ("seed", 2**63),
+    ("channels", (2, 4)), ("loss", ["psnr"]), ("scales", 2), ("bf16", "no"), ("seed", 2**63),
 ])
 def test_a_bad_configuration_is_refused_by_name(name, value):
     with pytest.raises((ValueError, TypeError), match=rf"^{name} "):
@@ -341,6 +341,12 @@ def test_in_bfloat16_the_filters_are_averaged_as_the_loss_has_seen_them(photogra
         assert torch.equal(trainer.averaged.hyper.layers[0].weight, trainer.model.hyper.layers[0].weight)
 
 
+def test_what_is_not_in_bfloat16_has_all_digits_of_float32(photographs, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    Trainer(SMALL, photographs)
+    assert not torch.backends.cudnn.allow_tf32
+
+
 def test_what_a_run_needs_is_checked_before_its_first_step(photographs, tmp_path):
     trainer = Trainer(SMALL, photographs)
     with pytest.raises(ValueError, match="crop must not exceed the smallest picture"):
@@ -399,7 +405,7 @@ OPTIONS = ["--iterations", 2, "--channels", 4, 6, "--blocks", 1, "--hidden", 4, 
 
 
 def command(folder, out, *options, launcher=()):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     words = [sys.executable, *launcher, "-m", "usrlib.training", "--images", folder, "--out", out, *OPTIONS, *options]
     return subprocess.Popen(list(map(str, words)), env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
                             text=True)

@@ -401,7 +401,8 @@ def test_bad_options_are_refused(tmp_path, monkeypatch, capsys, options, message
 
 
 @pytest.mark.parametrize("out, picture, message", [
-    ("out", RGB, "its ending must be"), ("out.xyz", RGB, "its ending must be"), ("out.npy", RGB, "its ending must be"),
+    ("out", RGB, "its ending must be"), ("out.xyz", RGB, "its ending must be"),
+    ("out.ico", RGB, "its ending must be"), ("out.npy", RGB, "its ending must be"),
     ("nowhere/out.png", RGB, "there is no folder nowhere"), ("folder.png", RGB, "it is a folder"),
     ("in.png/out.png", RGB, "there is no folder in.png"), ("", RGB, "it is a folder"),
     ("out.jpg", with_alpha(RGB), ".jpg does not hold a picture of mode RGBA"),

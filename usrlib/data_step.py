@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from .fourier import embed
-from .validation import check_count, check_image, check_kernel, check_kernel_fits, check_level, check_same_images
+from .validation import check_count, check_image, check_kernel, check_kernel_fits, check_resolved, check_same_images
 
 
 class DataStep:
@@ -62,7 +62,5 @@ def data_step(x, y, k, scale, alpha):
     check_image("x", x)
     solve = DataStep(y, k, scale)
     check_same_images("x", x, "y", y)
-    check_level("alpha", alpha, positive=True, batch=y.shape[0])
-    if torch.as_tensor(alpha, dtype=x.dtype).min() < torch.finfo(x.dtype).tiny:
-        raise ValueError(f"alpha must be large enough not to vanish in {x.dtype}; got {alpha}")
+    check_resolved("alpha", alpha, x.dtype, batch=y.shape[0])
     return solve(x, alpha)

@@ -89,8 +89,8 @@ def bicubic_upsample(y, scale):
     phase = torch.arange(scale, dtype=y.dtype, device=y.device) / scale
     taps = keys_cubic(phase[:, None] - torch.arange(-1, 3, dtype=y.dtype, device=y.device))
     padded = _pad_symmetric(y, 2)[..., 1:, 1:]
-    wide = (padded.unfold(-1, 4, 1) @ taps.T).flatten(-2)                 # (N, C, h + 3, scale w)
-    return (wide.unfold(-2, 4, 1) @ taps.T).mT.flatten(2, 3)
+    wide = sum(padded[..., n : n + y.shape[-1], None] * taps[:, n] for n in range(4)).flatten(-2)
+    return sum(wide[..., n : n + y.shape[-2], None, :] * taps[:, n, None] for n in range(4)).flatten(-3, -2)
 
 
 def _filter(x, k, adjoint):

@@ -30,7 +30,7 @@ from .fourier import embed
 from .kernels import benchmark_kernels, bicubic_kernel, keys_cubic
 from .metrics import luma, psnr, quantize, ssim
 from .network import find_weights, load_denoiser, load_usrnet, replace_file
-from .validation import check_choice, check_count, check_image, check_level
+from .validation import check_choice, check_count, check_image, check_level, check_noise
 
 PROTOCOL = (
     "HR is cropped (upper left) to sides that are multiples of lcm(scale, 8), blurred circularly and decimated at "
@@ -74,7 +74,7 @@ def low_resolution(x, k, scale, sigma, lr="8bit"):
     sigma: a number, on the scale of x. lr: a key of LR. Returns (N, C, h, w).
     """
     check_image("x", x)
-    check_level("sigma", sigma)
+    check_noise("sigma", sigma)
     check_choice("lr", lr, LR)
     x = 255 * x.double()
     levels = bicubic_downsample(x, scale) if k is None else downsample(blur(x, k), scale)
@@ -94,12 +94,16 @@ def score(restore, x, k, scale, sigma, lr="8bit"):
     check_count("scale", scale)
     x = crop(x, scale)
     y = low_resolution(x, k, scale, sigma, lr)
-    pair = quantize(restore(y, bicubic_kernel(scale) if k is None else k, scale, sigma).to(x)), x
+    pair = quantize(restore(y, _bicubic_kernel(scale) if k is None else k, scale, sigma).to(x)), x
     if k is None:
         pair, border = [quantize(luma(one)) for one in pair], scale
     else:
         border = scale**2
     return psnr(*pair, border), ssim(*pair, border)
+
+
+def _bicubic_kernel(scale):
+    return bicubic_kernel(scale, max(25, 5 * scale))
 
 
 def interval(values):
@@ -326,12 +330,15 @@ def main(arguments=None):
         parser.error(f"--weights goes with --method {' or '.join(TRAINED)}, and is needed there")
     try:
         expected = _read("against", options.against) if options.against else None
+        weights = _weights(options.weights)
         restore = TRAINED[options.method](options.weights) if options.method in TRAINED else CLASSICAL[options.method]
+        if _weights(options.weights) != weights:
+            raise ValueError(f"name_or_path: {options.weights} was replaced while it was read; try again")
         pictures, kernels = read_pictures(options.images, options.every), read_kernels(options.kernels)
         _check_sizes(pictures, kernels, {scale for scale, _ in options.rows})
         fresh = {
             "command": shlex.join(["python", "-m", "usrlib.evaluation", *arguments]),
-            "settings": _settings(options, pictures, kernels),
+            "settings": _settings(options, weights, pictures, kernels),
             "rows": [{"scale": scale, "noise": noise, "mean": None, "interval": None, "mean_ssim": None, "means": {},
                       "psnr": {}, "ssim": {}} for scale, noise in options.rows],
         }
@@ -351,12 +358,16 @@ def main(arguments=None):
         print(f"{options.out} matches {options.against}: every picture within {TOLERANCE['psnr']} dB")
 
 
-def _settings(options, pictures, kernels):
+def _weights(name_or_path):
+    """Which file of weights that is at this moment."""
+    if name_or_path is None:
+        return None
+    path = find_weights(name_or_path)
+    return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def _settings(options, weights, pictures, kernels):
     """All that decides the numbers."""
-    weights = None
-    if options.weights:
-        path = find_weights(options.weights)
-        weights = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     return {
         "method": options.method, "weights": weights, "rows": options.rows, "lr": options.lr,
         "protocol": " ".join([PROTOCOL, *[BICUBIC] * (options.kernels == "bicubic"), LR[options.lr]]),
@@ -386,7 +397,7 @@ def _digest(arrays):
 def _check_sizes(pictures, kernels, scales):
     """Cropped for any scale, every picture holds the kernels and more than the border."""
     for scale in scales:
-        sides = [side for k in kernels.values() for side in (bicubic_kernel(scale) if k is None else k).shape]
+        sides = [side for k in kernels.values() for side in (_bicubic_kernel(scale) if k is None else k).shape]
         needed = max(2 * scale**2 + 11, *sides)                        # 11: the window of SSIM
         for name, picture in pictures.items():
             if min(crop(torch.from_numpy(picture[..., 0]), scale).shape) < needed:

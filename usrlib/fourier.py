@@ -42,9 +42,3 @@ def fold(spectrum, scale):
     check_count("scale", scale)
     check_divisible("spectrum", spectrum, scale)
     return spectrum.unflatten(-1, (scale, -1)).unflatten(-3, (scale, -1)).mean((-4, -2))
-
-
-def tile(spectrum, scale):
-    """Repeat a spectrum s x s times, (..., h, w) -> (..., sh, sw): the DFT of the zero-filled enlargement (4.11)."""
-    check_count("scale", scale)
-    return spectrum.repeat(*[1] * (spectrum.ndim - 2), scale, scale)

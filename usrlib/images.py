@@ -39,7 +39,7 @@ def read_array(path):
     """A picture file as uint8 (H, W, 3): 8 bits a channel, without transparency, upright as its EXIF tag says.
 
     path: a path or a binary file. OSError where it cannot be read, or has more than 8 bits, which Pillow would clip
-    or cut off.
+    or cut off; Pillow's DecompressionBombError where it claims more than 179 million pixels.
     """
     with Image.open(path) as file:
         if file.mode.startswith(("I", "F")) or stores_16_bits(file):

@@ -57,7 +57,8 @@ def motion_kernel(size, generator=None):
     path = _camera_path(8 * size, size, generator)
     path = path - path.mean(dim=0)
     reach = (size - 1) // 2 if size % 2 else size // 2 - 1
-    return _render(path * min(1.0, reach / path.abs().max().item()), size)
+    path = path * min(1.0, reach / path.abs().max().item())
+    return _render(path.clamp(-reach, reach), size)              # rounding may have left it a little outside
 
 
 def _camera_path(steps, size, generator):

@@ -47,4 +47,4 @@ def _record(id, residual, tol):
 
 def _array(value):
     array = value.numpy(force=True) if isinstance(value, torch.Tensor) else np.asarray(value)
-    return array.astype(float) if array.dtype == bool else array
+    return array.astype(float) if array.dtype.kind in "bui" else array        # unsigned differences wrap around

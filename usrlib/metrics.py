@@ -23,7 +23,8 @@ def ssim(a, b, border=0):
     """
     a, b = _cropped_pair(a, b, border)
     if min(a.shape[-2:]) < 11:
-        raise ValueError(f"border must leave at least 11x11 pixels for the window of SSIM; got {border}")
+        left = "x".join(map(str, a.shape[-2:]))
+        raise ValueError(f"border must leave 11x11 pixels of a and b, the window of SSIM; it leaves {left}")
     return structural_similarity(
         a.flatten(0, 1).numpy(force=True), b.flatten(0, 1).numpy(force=True), channel_axis=0, data_range=1.0,
         gaussian_weights=True, sigma=1.5, use_sample_covariance=False,

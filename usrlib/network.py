@@ -6,6 +6,7 @@ D is the data step of `data_step.py` and has no parameters. P is one denoiser fo
 layers (Zhang, Van Gool, Timofte, CVPR 2020, section 4). Derived and built by hand in notebook 05.
 """
 
+import io
 import json
 import os
 import re
@@ -17,13 +18,13 @@ from pickle import UnpicklingError
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from safetensors.torch import save as serialise
 from torch import nn
 
 from .data_step import DataStep
 from .splitting import alternate
-from .validation import check_count, check_kernel_sum, check_noise
+from .validation import check_count, check_counts, check_kernel_sum, check_noise
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -47,7 +48,7 @@ class ResUNet(nn.Module):
     Nothing has a bias, and nothing but the blocks an activation: P(c z, c β) = c P(z, β) for c > 0.
     """
 
-    def __init__(self, channels=(64, 128, 256, 512), blocks=2):
+    def __init__(self, channels, blocks):
         super().__init__()
         steps = list(pairwise(channels))
         self.head = nn.Conv2d(4, channels[0], 3, padding=1, bias=False)
@@ -66,12 +67,14 @@ class ResUNet(nn.Module):
     def forward(self, z, beta):
         """z: (N, 3, H, W), noisy, in [0, 1]. beta: its noise level on that scale, a number or (1 or N, 1, 1, 1).
 
-        Returns (N, 3, H, W), any H and W. Raises ValueError or TypeError where z has another shape or dtype than that.
+        Returns (N, 3, H, W), any H and W. Raises ValueError or TypeError where a shape or the dtype of z is another.
         """
         if z.ndim != 4 or z.shape[1] != 3:
             raise ValueError(f"z must have shape (N, 3, H, W); got {tuple(z.shape)}")
         if z.dtype != self.head.weight.dtype:
             raise TypeError(f"z must have the dtype of the denoiser, {self.head.weight.dtype}; got {z.dtype}")
+        if isinstance(beta, torch.Tensor) and beta.shape not in ((), (1, 1, 1, 1), (z.shape[0], 1, 1, 1)):
+            raise ValueError(f"beta must be a number or have shape (1 or N, 1, 1, 1); got {tuple(beta.shape)}")
         height, width = z.shape[-2:]
         missing = [-side % 2 ** len(self.down) for side in (width, height)]
         beta = beta.to(z) if isinstance(beta, torch.Tensor) else z.new_full((1, 1, 1, 1), beta)
@@ -99,7 +102,7 @@ class HyperParameterNet(nn.Module):
     Three fully connected layers, the last followed by softplus and + 1e-6: everything that comes out is above 0.
     """
 
-    def __init__(self, iterations=8, hidden=64):
+    def __init__(self, iterations, hidden):
         super().__init__()
         self.layers = nn.Sequential(
             nn.Linear(2, hidden), nn.ReLU(),
@@ -127,10 +130,7 @@ class USRNet(nn.Module):
         super().__init__()
         for name, value in (("iterations", iterations), ("blocks", blocks), ("hidden", hidden)):
             check_count(name, value)
-        if not isinstance(channels, (tuple, list)) or not channels:
-            raise TypeError(f"channels must be a tuple of widths, one a size; got {channels!r}")
-        for width in channels:
-            check_count("channels", width)
+        check_counts("channels", channels)
         self.prior = ResUNet(channels, blocks)
         self.hyper = HyperParameterNet(iterations, hidden)
 
@@ -211,7 +211,8 @@ def _load(name_or_path, build, what):
     path = find_weights(name_or_path)
     state = _read(path)
     try:
-        model = build(state)
+        with torch.random.fork_rng(devices=[]):         # the weights that a new model draws are not kept
+            model = build(state)
         model.load_state_dict(state)
     except (KeyError, IndexError, ValueError, RuntimeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else error
@@ -254,14 +255,14 @@ def find_weights(name_or_path):
 
 def _read(path):
     """The tensors of a file by the names of this module."""
-    card = read_card(path)
-    if card is not None and card.get("sha256") != sha256(path.read_bytes()).hexdigest():
+    card, data = read_card(path), path.read_bytes()      # once: a training may be replacing the file
+    if card is not None and card.get("sha256") != sha256(data).hexdigest():
         raise ValueError(f"name_or_path: {path.name} is not the file that its card {path.stem}.json describes")
     try:
         if path.suffix == ".safetensors":
-            state = load_file(path)
+            state = load(data)
         else:
-            state = _from_authors(torch.load(path, map_location="cpu", weights_only=True))
+            state = _from_authors(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
     except UnpicklingError as error:              # PyTorch's message recommends to execute what is in the file
         raise ValueError(f"name_or_path: {path.name} is no file of tensors alone, and nothing else is read") from error
     except (SafetensorError, RuntimeError, EOFError, OSError, TypeError, AttributeError) as error:

@@ -30,7 +30,7 @@ class Step(NamedTuple):
 
 
 def penalties(lam, beta_first, beta_last, iterations):
-    """The path μ_1 < ... < μ_K for which β_k = sqrt(lam / μ_k) falls from beta_first to beta_last by equal factors.
+    """The path μ_1, ..., μ_K for which β_k = sqrt(lam / μ_k) goes from beta_first to beta_last by equal factors.
 
     lam, beta_first, beta_last: floats above 0. iterations: K >= 1. Returns a list of K floats.
     """
@@ -47,8 +47,8 @@ PNP_LAM, PNP_FIRST, PNP_LAST = 0.12, 49 / 255, 4 / 255             # tried: 0.05
 
 
 def plug_and_play(sigma, iterations):
-    """(lam, mu) for `hqs` with a trained denoiser: β falls from PNP_FIRST to sigma, or PNP_LAST if that is larger."""
-    return PNP_LAM, penalties(PNP_LAM, PNP_FIRST, max(sigma, PNP_LAST), iterations)
+    """(lam, mu) for `hqs` with a trained denoiser: β falls from PNP_FIRST to sigma, PNP_LAST at the least."""
+    return PNP_LAM, penalties(PNP_LAM, max(sigma, PNP_FIRST), max(sigma, PNP_LAST), iterations)
 
 
 def hqs(y, k, scale, sigma, prior, lam, mu):
@@ -97,19 +97,19 @@ def total_variation(z, beta, iterations=100):
     The Rudin-Osher-Fatemi problem with weight beta^2, by Chambolle's projections (scikit-image), on the CPU,
     not differentiable. z: (N, C, H, W). beta: number >= 0. iterations: more is closer to exact.
     """
-    return _each_image(z, beta, lambda image: denoise_tv_chambolle(
+    return _each_image(z, beta, lambda image, beta: denoise_tv_chambolle(
         image, weight=max(beta**2, 1e-12), eps=0, max_num_iter=iterations, channel_axis=-1))
 
 
 def wavelets(z, beta):
     """Soft thresholding of wavelet coefficients (scikit-image: db4, BayesShrink), noise level beta: plug and play."""
-    return _each_image(z, beta, lambda image: denoise_wavelet(
+    return _each_image(z, beta, lambda image, beta: denoise_wavelet(
         image, sigma=max(beta, 1e-6), wavelet="db4", channel_axis=-1, rescale_sigma=False))
 
 
 def nonlocal_means(z, beta):
     """Non-local means (scikit-image: patches 5x5, search 13x13) for noise of level beta: plug and play."""
-    return _each_image(z, beta, lambda image: denoise_nl_means(
+    return _each_image(z, beta, lambda image, beta: denoise_nl_means(
         image, patch_size=5, patch_distance=6, h=0.8 * max(beta, 1e-6), sigma=beta, channel_axis=-1))
 
 
@@ -117,5 +117,5 @@ def _each_image(z, beta, denoise):
     check_image("z", z)
     check_level("beta", beta)
     arrays = z.detach().permute(0, 2, 3, 1).cpu().numpy()
-    results = [denoise(image).reshape(image.shape) for image in arrays]     # scikit-image may drop a lone channel
+    results = [denoise(image, float(beta)).reshape(image.shape) for image in arrays]   # it may drop a lone channel
     return torch.from_numpy(np.stack(results)).permute(0, 3, 1, 2).to(z)

@@ -38,7 +38,7 @@ from .kernels import motion_kernel
 from .metrics import psnr
 from .network import ResidualBlock, ResUNet, USRNet, load_denoiser, load_usrnet, read_card, replace_file, save_weights
 from .splitting import ROUNDING, levels, plug_and_play
-from .validation import check_choice, check_count, check_level, trusted_values
+from .validation import check_choice, check_count, check_counts, check_level, trusted_values
 
 KERNEL_SIZE = 25                   # pixels
 MOTION_SEEDS = range(1000, 3048)   # kernels rendered before training; those of the benchmark have seeds below 1000
@@ -95,13 +95,9 @@ class Config:
     seed: int = _help(0, "of the weights at the start, and of every sample")
 
     def __post_init__(self):
-        for name in ("channels", "scales"):
-            values = getattr(self, name)
-            if not isinstance(values, (tuple, list)) or not values:
-                raise TypeError(f"{name} must hold at least one integer; got {values!r}")
-            for value in values:
-                check_count(name, value)
-            object.__setattr__(self, name, tuple(map(int, values)))         # JSON and the command line give lists
+        for name, least in (("channels", 3), ("scales", 1)):                # a new prior passes three colours on
+            check_counts(name, getattr(self, name), least)
+            object.__setattr__(self, name, tuple(map(int, getattr(self, name))))     # the command line gives lists
         for name in ("blocks", "hidden", "crop", "batch", "steps"):
             check_count(name, getattr(self, name))
         for name in ("iterations", "warmup", "seed"):
@@ -356,7 +352,7 @@ class Trainer:
 
     config: Config. photographs: Photographs; their device is where all of it happens. model: what to train further,
     or None for a new one; origin: the card it came with. rank, world: this process and how many there are
-    (torch.distributed).
+    (torch.distributed). Turns TF32 off for good: what is not in bfloat16 is in float32, with all of its digits.
     """
 
     def __init__(self, config, photographs, model=None, origin=None, rank=0, world=1):
@@ -366,6 +362,7 @@ class Trainer:
             raise ValueError("model must have the architecture of config; its weights, of --weights, have others")
         self.config, self.sampler, self.origin = config, Sampler(photographs, config), origin
         self.rank, self.world = rank, world
+        torch.backends.cudnn.allow_tf32 = False
         share = config.batch // world
         self.index = torch.arange(rank * share, (rank + 1) * share, device=self.sampler.device)
         self.model = (model or new_model(config)).to(self.sampler.device).requires_grad_(True).train()

@@ -244,7 +244,7 @@ def as_picture(x, photo):
     return picture
 
 
-def write_picture(path, picture, profile=None, *, rehearse=False):
+def write_picture(path, picture, profile, *, rehearse=False):
     """Write a Pillow image in one move: a file of that name is whole, whatever happens. ValueError where it fails.
 
     rehearse: all but that move, so that what will fail fails before the work and not after it.
@@ -256,7 +256,7 @@ def write_picture(path, picture, profile=None, *, rehearse=False):
             raise ValueError("it is a folder")
         if not path.parent.is_dir():
             raise ValueError(f"there is no folder {path.parent}")
-        if Image.registered_extensions().get(ending) not in Image.SAVE:
+        if Image.registered_extensions().get(ending) not in Image.SAVE or ending in (".ico", ".icns"):     # other sizes
             raise ValueError("its ending must be that of a format of pictures, such as .png")
         if ending not in HOLDS.get(picture.mode, (ending,)):
             raise ValueError(f"{ending} does not hold a picture of mode {picture.mode}; .png does")

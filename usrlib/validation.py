@@ -1,7 +1,7 @@
 """What every public function asks of its arguments, in one place.
 
 Each check returns nothing and raises TypeError or ValueError with a message that names the argument, what
-was given and what is expected. They are called once, where a call enters the library, never in an iteration.
+was given and what is expected. They are called where a call enters the library, not again in its iterations.
 """
 
 import math
@@ -87,13 +87,14 @@ def check_number(name, value):
 
 
 def check_level(name, value, *, positive=False, batch=None):
-    """A finite number >= 0 (> 0 where positive), or such a tensor of shape (N, 1, 1, 1)."""
+    """A finite number >= 0 (> 0 where positive), or where batch is given such a tensor (1 or batch, 1, 1, 1)."""
     expected = f"a finite number {'above 0' if positive else 'of at least 0'}"
     if isinstance(value, torch.Tensor):
         if not value.is_floating_point():
             raise TypeError(f"{name} must be a floating-point tensor; got {value.dtype}")
-        if value.ndim and (value.ndim != 4 or value.shape[1:] != (1, 1, 1) or value.shape[0] not in (1, batch)):
-            raise ValueError(f"{name} must be a number or have shape (N, 1, 1, 1); got {tuple(value.shape)}")
+        if value.ndim and (batch is None or value.shape not in ((1, 1, 1, 1), (batch, 1, 1, 1))):
+            shape = f" or have shape (1 or {batch}, 1, 1, 1)" if batch else ""
+            raise ValueError(f"{name} must be a number{shape}; got a tensor of shape {tuple(value.shape)}")
         if _values_are_trusted.get():
             return
         low = value.detach().min()
@@ -103,6 +104,13 @@ def check_level(name, value, *, positive=False, batch=None):
         raise TypeError(f"{name} must be {expected}; got {value!r}")
     elif not math.isfinite(value) or value < 0 or (positive and value == 0):
         raise ValueError(f"{name} must be {expected}; got {value}")
+
+
+def check_resolved(name, value, dtype, *, batch):
+    """A level above 0 as for `check_level` that does not vanish in the precision of the picture."""
+    check_level(name, value, positive=True, batch=batch)
+    if not _values_are_trusted.get() and torch.as_tensor(value, dtype=dtype).min() < torch.finfo(dtype).tiny:
+        raise ValueError(f"{name} must be large enough not to vanish in {dtype}; got {value}")
 
 
 def check_noise(name, sigma, *, batch=None):
@@ -118,6 +126,14 @@ def check_count(name, value, least=1):
         raise TypeError(f"{name} must be an integer of at least {least}; got {value!r}")
     if value < least:
         raise ValueError(f"{name} must be an integer of at least {least}; got {value}")
+
+
+def check_counts(name, values, least=1):
+    """A tuple or list of such integers, not empty."""
+    if not isinstance(values, (tuple, list)) or not values:
+        raise TypeError(f"{name} must hold at least one integer; got {values!r}")
+    for value in values:
+        check_count(name, value, least)
 
 
 def check_shape(name, shape, least):
