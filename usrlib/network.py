@@ -48,7 +48,7 @@ class ResUNet(nn.Module):
     Nothing has a bias, and nothing but the blocks an activation: P(c z, c β) = c P(z, β) for c > 0.
     """
 
-    def __init__(self, channels, blocks):
+    def __init__(self, channels, blocks=2):
         super().__init__()
         steps = list(pairwise(channels))
         self.head = nn.Conv2d(4, channels[0], 3, padding=1, bias=False)
