@@ -188,6 +188,17 @@ def test_a_denoiser_takes_one_level_for_an_image(beta):
         usrlib.load_denoiser("denoiser")(uniform(1, 3, 8, 8).float(), beta)
 
 
+@pytest.mark.parametrize("beta", [-0.1, None, NAN, "0.1"])
+def test_a_denoiser_names_a_bad_level(beta):
+    with pytest.raises((ValueError, TypeError), match=r"^beta must be a finite number"):
+        usrlib.load_denoiser("denoiser")(uniform(1, 3, 8, 8).float(), beta)
+
+
+def test_upscale_asks_for_a_method():
+    with pytest.raises(TypeError, match="restore must be callable"):
+        upscaling.upscale(None, Y[:1], K, 2, 0.01)
+
+
 def test_a_message_about_levels_says_how_many_there_may_be():
     with pytest.raises(ValueError, match=r"alpha must be .* shape \(1 or 2, 1, 1, 1\); got .* \(3, 1, 1, 1\)"):
         usrlib.data_step(X, Y, K, 2, level(0.1, 0.2, 0.3))

@@ -496,10 +496,15 @@ def test_what_cannot_be_done_is_refused_in_one_line(folder, tmp_path):
     assert "crop must not exceed the smallest picture, of 40 rows" in refused(
         folder, tmp_path / "out", "--crop", "48")
     assert "--revive goes with --weights" in refused(folder, tmp_path / "out", "--revive")
-    assert "name_or_path" in refused(folder, tmp_path / "out", "--weights", "")
+    assert "--weights must be one of denoiser, tiny" in refused(folder, tmp_path / "out", "--weights", "")
     finish(command(folder, tmp_path / "out", "--steps", "5"))
     assert "out holds a checkpoint already" in refused(folder, tmp_path / "out", "--steps", "5")
     assert "differs in steps" in refused(folder, tmp_path / "out", "--steps", "6", "--resume")
+    for name, length in (("cut", 3000), ("empty", 0)):
+        shutil.copytree(tmp_path / "out", tmp_path / "out" / name)
+        checkpoint = tmp_path / "out" / name / "checkpoint.pt"
+        checkpoint.write_bytes(checkpoint.read_bytes()[:length])
+        assert "checkpoint.pt is damaged" in refused(folder, tmp_path / "out" / name, "--steps", "5", "--resume")
     shutil.copytree(folder, tmp_path / "fewer", ignore=shutil.ignore_patterns("photo0.png"))
     shutil.copytree(folder, tmp_path / "others")
     with Image.open(tmp_path / "others" / "photo0.png") as picture:

@@ -9,6 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
+import tifffile  # scikit-image brings it
 import torch
 from dense import random_kernel, uniform
 from hypothesis import given
@@ -310,6 +311,18 @@ def test_a_turned_photograph_comes_out_upright(command, picture):
         np.testing.assert_array_equal(result.getchannel("A"), alpha.resize(result.size, Image.Resampling.BICUBIC))
 
 
+@pytest.mark.parametrize("picture", [GREY, DEEP])
+def test_white_may_be_zero(command, picture):
+    levels, file = np.asarray(picture), io.BytesIO()
+    tifffile.imwrite(file, levels ^ np.iinfo(levels.dtype).max, photometric="miniswhite")
+    result, _ = command(file.getvalue(), name="in.tif")
+    np.testing.assert_array_equal(np.asarray(result), twice(levels))
+
+
+def test_transparency_that_goes_with_16_bits_is_not_kept_and_that_is_said(command):
+    assert "note: its transparency is not kept" in command(DEEP, transparency=0)[1]
+
+
 def test_a_colour_profile_is_kept(command):
     assert command(RGB, icc_profile=b"profile")[0].info["icc_profile"] == b"profile"
 
@@ -388,14 +401,16 @@ def refusal(capsys, *options):
     *((["--kernel", f"gaussian:{width}"], f"--kernel gaussian:{width}: the width must be a number above 0")
       for width in ("", "a", "0", "-1", "nan", "inf", "1e9")),
     *((["--kernel", text], "--kernel must be gaussian:WIDTH, bicubic, or a file") for text in ("box", "k.mat", "")),
-    (["--kernel", "nowhere.npy"], "nowhere.npy cannot be read: No such file"),
-    (["--kernel", "nowhere.png"], "nowhere.png cannot be read: No such file"),
+    (["--kernel", "nowhere.npy"], "--kernel: nowhere.npy cannot be read: No such file"),
+    (["--kernel", "nowhere.png"], "--kernel: nowhere.png cannot be read: No such file"),
+    (["--kernel", "complex.npy"], "--kernel: complex.npy cannot be read: Cannot cast array"),
     (["--kernel", "black.png"], "black.png must hold a matrix of finite numbers whose sum is above 0"),
 ])
 def test_bad_options_are_refused(tmp_path, monkeypatch, capsys, options, message):
     monkeypatch.chdir(tmp_path)
     RGB.save("in.png")
     Image.new("L", (3, 3)).save("black.png")
+    np.save("complex.npy", np.ones((3, 3), complex))
     assert message in refusal(capsys, "in.png", "out.png", *options)
     assert not (tmp_path / "out.png").exists()
 
@@ -406,6 +421,7 @@ def test_bad_options_are_refused(tmp_path, monkeypatch, capsys, options, message
     ("nowhere/out.png", RGB, "there is no folder nowhere"), ("folder.png", RGB, "it is a folder"),
     ("in.png/out.png", RGB, "there is no folder in.png"), ("", RGB, "it is a folder"),
     ("out.jpg", with_alpha(RGB), ".jpg does not hold a picture of mode RGBA"),
+    ("out.gif", with_alpha(RGB), ".gif does not hold a picture of mode RGBA"),
     ("out.bmp", with_alpha(GREY), ".bmp does not hold a picture of mode LA"),
     ("out.webp", DEEP, ".webp does not hold a picture of mode I;16"),
 ])

@@ -24,7 +24,7 @@ from torch import nn
 
 from .data_step import DataStep
 from .splitting import alternate
-from .validation import check_count, check_counts, check_kernel_sum, check_noise
+from .validation import check_count, check_counts, check_kernel_sum, check_level, check_noise
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -73,7 +73,9 @@ class ResUNet(nn.Module):
             raise ValueError(f"z must have shape (N, 3, H, W); got {tuple(z.shape)}")
         if z.dtype != self.head.weight.dtype:
             raise TypeError(f"z must have the dtype of the denoiser, {self.head.weight.dtype}; got {z.dtype}")
-        if isinstance(beta, torch.Tensor) and beta.shape not in ((), (1, 1, 1, 1), (z.shape[0], 1, 1, 1)):
+        if not isinstance(beta, torch.Tensor):
+            check_level("beta", beta)
+        elif beta.shape not in ((), (1, 1, 1, 1), (z.shape[0], 1, 1, 1)):
             raise ValueError(f"beta must be a number or have shape (1 or N, 1, 1, 1); got {tuple(beta.shape)}")
         height, width = z.shape[-2:]
         missing = [-side % 2 ** len(self.down) for side in (width, height)]

@@ -23,6 +23,7 @@ from functools import lru_cache
 from hashlib import sha256
 from itertools import accumulate
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import NamedTuple
 from zlib import crc32
 
@@ -598,7 +599,11 @@ def run(trainer, held_out, out, *, resume=False, time_limit=math.inf, report_eve
     if resume:
         if not checkpoint.is_file():
             raise ValueError(f"out must hold the checkpoint to resume from; {out} does not")
-        trainer.restore(torch.load(checkpoint, map_location="cpu", weights_only=True))
+        try:
+            state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, UnpicklingError) as error:
+            raise ValueError(f"out must hold a whole checkpoint; {checkpoint} is damaged") from error
+        trainer.restore(state)
         with log.open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if int(row["step"]) <= trainer.done]
     elif checkpoint.exists():
@@ -718,19 +723,20 @@ def main(arguments=None):
         config = replace(CONFIGS[options.config], **{name: value for name, value in given.items() if value is not None})
         if options.revive and options.weights is None:
             raise ValueError("--revive goes with --weights: it is for units that training has silenced")
-        photographs, held_out = read_photographs(options.images, device)
         model = origin = None
         if options.weights is not None and not options.resume:      # a checkpoint holds what became of them
             model, origin = _load(config, options.weights).to(device), read_card(options.weights)
-            if options.revive:
-                origin = (origin or {}) | {"revived": revive(model, Sampler(photographs, config))}
+        photographs, held_out = read_photographs(options.images, device)
+        if options.revive and model is not None:
+            origin = (origin or {}) | {"revived": revive(model, Sampler(photographs, config))}
         trainer = Trainer(config, photographs, model, origin, rank, world)
         if options.compile:
             getattr(trainer.model, "prior", trainer.model).compile()
         complete = run(trainer, held_out, options.out, resume=options.resume, time_limit=options.time_limit,
                        report_every=options.report_every, save_every=options.save_every)
     except (ValueError, TypeError, OSError, Diverged) as error:
-        raise SystemExit(f"{parser.prog}: {error}") from error
+        line = str(error).replace("name_or_path", "--weights")
+        raise SystemExit(f"{parser.prog}: {line}") from error
     except KeyboardInterrupt:
         raise SystemExit("interrupted; --resume goes on from the last checkpoint, if there is one") from None
     finally:

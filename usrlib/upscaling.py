@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
 from tqdm import tqdm
 
 from . import images
@@ -35,7 +36,7 @@ WIDTHS = {1: 0.4, 2: 0.7, 3: 1.0, 4: 1.4}
 # In 255ths, of an estimate: the kernel is never known exactly, and too small a sigma brings artefacts.
 LEAST_NOISE = 1.0
 # Endings that keep what is special: under some others Pillow drops it without a word.
-HOLDS = {"I;16": (".png", ".tif", ".tiff")} | dict.fromkeys(("LA", "RGBA"), (".png", ".tif", ".tiff", ".webp", ".gif"))
+HOLDS = {"I;16": (".png", ".tif", ".tiff")} | dict.fromkeys(("LA", "RGBA"), (".png", ".tif", ".tiff", ".webp"))
 
 
 # --- Borders and tiles -------------------------------------------------------------------------------------------
@@ -52,6 +53,8 @@ def upscale(restore, y, k, scale, sigma, tile=1024):
     With `bicubic_kernel(scale)`, or a Gaussian whose shift is -(scale - 1) / 2 both ways, x lies over y as an ordinary
     enlargement does; with a centred kernel it lies (scale - 1) / 2 pixels up and left of it.
     """
+    if not callable(restore):
+        raise TypeError(f"restore must be callable, restore(y, k, scale, sigma) -> x; got {type(restore).__name__}")
     check_image("y", y)
     check_kernel("k", k)
     check_count("scale", scale)
@@ -224,6 +227,10 @@ def _as_photo(file):
         levels = np.asarray(picture).astype(np.float32) / 65535
         if levels.min() < 0 or levels.max() > 1:
             raise ValueError("it has more than 16 bits")
+        if picture.has_transparency_data:
+            notes.append("its transparency is not kept: with 16 bits Pillow does not apply it")
+        if getattr(file, "tag_v2", {}).get(PHOTOMETRIC_INTERPRETATION) == 0:      # white is zero; Pillow turns 8 bits
+            levels = 1 - levels
         return Photo(torch.from_numpy(levels)[None, None], None, 16, profile, notes)
     if file.mode == "F":
         raise ValueError("its values are floats; 8 or 16 bits are expected")
@@ -291,9 +298,9 @@ def read_kernel(text, scale):
         raise ValueError(f"--kernel must be gaussian:WIDTH, bicubic, or a file .png or .npy; got {text!r}")
     try:
         k = read_photo(text).y.double().mean((0, 1)) if text.lower().endswith(".png") else \
-            torch.from_numpy(np.load(text, allow_pickle=False).astype(np.float64))
+            torch.from_numpy(np.load(text, allow_pickle=False).astype(np.float64, casting="same_kind"))
     except Exception as error:                # NumPy, too, raises whatever the bytes lead it to
-        raise ValueError(f"--kernel: {text} cannot be read: {_reason(error)}") from error
+        raise ValueError(f"--kernel: {text} cannot be read: {_reason(error.__cause__ or error)}") from error
     total = k.sum().item()
     if k.ndim != 2 or not k.isfinite().all() or total <= 0:
         raise ValueError(f"--kernel: {text} must hold a matrix of finite numbers whose sum is above 0")
@@ -331,9 +338,11 @@ def main(arguments=None):
             print(f"note: {note}")
         noise = options.sigma
         if noise is None:
-            noise = max(255 * estimate_noise(photo.y), LEAST_NOISE)
-            print(f"noise: {noise:.1f}/255, a rough estimate from the flattest parts; texture everywhere makes it "
-                  "too high, compression too low; --sigma sets it")
+            found = 255 * estimate_noise(photo.y)
+            noise = max(found, LEAST_NOISE)
+            how = "the least that is taken, where less is found or nothing to find it in" if found <= LEAST_NOISE else \
+                "a rough estimate from the flattest parts; texture everywhere makes it too high, compression too low"
+            print(f"noise: {noise:.1f}/255, {how}; --sigma sets it")
         check_level("--sigma", noise)
         if noise > 255:
             raise ValueError(f"--sigma is in 255ths, at most 255; got {noise:g}")
