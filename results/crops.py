@@ -2,7 +2,8 @@
 
 What the loss of a crop has to do with the PSNR of a picture. Weights after some parts of tiny's training restore
 windows of 288x288 pixels from photographs held out (those of the eighth part also in bfloat16, as they were trained,
-and in float32 with rounded filters), and so do weights on the line between the ninth part and the attempt.
+and in float32 with rounded filters), and so do weights on the line between the ninth part and the attempt, and the two
+branches of the eleventh part, which is their mean.
 crops.csv, beside this file, has a row for each of the sixteen crops of 72x72 of every window: its mean squared error,
 in grey levels, with each of these weights, and the same after the mean error of each channel of the window has been
 taken away. crops.json says with what it was made; notebook 08 shows both.
@@ -25,7 +26,7 @@ from usrlib.training import CONFIGS, HELD_OUT_SEED, Sampler
 WINDOW, CROP = 288, 72
 TASKS = ((2, 0.0), (3, 0.0), (3, 5.1), (4, 0.0))                     # scale, and noise up to so many 255ths
 BATCHES, BATCH = 6, 4                                               # for each task and source
-FILES = ("attempt", "eighth", "ninth", "control")                   # weights beside this file
+FILES = ("attempt", "eighth", "ninth", "control", "eleventh_psnr", "eleventh_rms")          # weights beside this file
 SHARES = (0.25, 0.5, 0.75)                                          # of the way from the ninth part to the attempt
 OUT = Path(__file__)
 
@@ -65,9 +66,10 @@ def main():
     parser.add_argument("--images", nargs="+", required=True, help="folders or tar files of photographs")
     torch.set_num_threads(1)
     held_out = {Path(path).stem: training.read_photographs([path])[1] for path in parser.parse_args().images}
-    models = {part: network_after(part) for part in ("third", "fourth", "seventh")}
+    models = {part: network_after(part) for part in ("third", "fourth", "seventh", "tenth")}
     models |= {name: load_usrnet(OUT.with_name(f"{name}.safetensors")) for name in FILES}
-    models |= {f"{share:.0%} of the way": between(share) for share in SHARES} | {"tenth": load_usrnet("tiny")}
+    models |= {f"{share:.0%} of the way": between("tenth", share) for share in SHARES}
+    models["eleventh"] = load_usrnet("tiny")
     table = {name: errors(model, held_out) for name, model in models.items()}
     table["eighth in bfloat16"] = errors(models["eighth"], held_out, bf16=True)
     table["eighth, rounded"] = errors(rounded(models["eighth"]), held_out)

@@ -51,7 +51,7 @@ def main():
     """The command line."""
     networks = {part: network_after(part) for part in PARTS}
     networks |= {name: load_usrnet(Path(__file__).with_name(f"{name}.safetensors"))
-                 for name in ("attempt", "eighth", "ninth", "control")} | {"tenth": load_usrnet("tiny")}
+                 for name in ("attempt", "eighth", "ninth", "control")} | {"eleventh": load_usrnet("tiny")}
     result = {"command": "python -m results.inside", "units": 576}
     for name, model in networks.items():
         result[name] = {"silent": silent(model), "bias of 8 bits": bias(model, "8bit"),
