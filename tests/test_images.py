@@ -84,6 +84,7 @@ def test_samples_are_colour_photographs(name):
 def test_a_crop_is_that_part_of_the_picture():
     crop = images.sample("chelsea", 40, (20, 30))
     assert torch.equal(crop, images.sample("chelsea")[..., 20:60, 30:70])
+    assert torch.equal(images.sample("chelsea", 40), images.sample("chelsea")[..., :40, :40])
     assert crop.is_contiguous()
 
 

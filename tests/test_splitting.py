@@ -10,7 +10,7 @@ import torch
 from dense import matrix, random_kernel, uniform
 
 import usrlib
-from usrlib import images, splitting
+from usrlib import images, metrics, splitting
 
 SIGMA, LAM = 0.1, 2.0
 
@@ -51,6 +51,19 @@ def test_nothing_is_computed_until_it_is_asked_for(small):
     next(steps)
     assert len(calls) == 1
     assert len(list(steps)) == 4
+
+
+@pytest.mark.parametrize("prior", [lambda z, _: z.numpy(), lambda z, _: z[..., 1:], lambda z, _: z.float()],
+                         ids=["an array", "another size", "another dtype"])
+def test_a_prior_must_return_what_it_was_given(small, prior):
+    y, k, _ = small
+    with pytest.raises(TypeError, match="prior must return"):
+        next(usrlib.hqs(y, k, 2, SIGMA, prior, LAM, [1.0]))
+
+
+def test_rounding_is_the_noise_that_rounding_adds():
+    x = uniform(1, 1, 1000, 1000)
+    assert (metrics.quantize(x) - x).square().mean().sqrt().item() == pytest.approx(splitting.ROUNDING, rel=2e-3)
 
 
 def test_alpha_and_beta_follow_from_mu(small):
