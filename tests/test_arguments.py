@@ -148,6 +148,7 @@ def test_the_table_holds_every_argument(name):
     assert set(valid) == set(bad) == set(inspect.signature(getattr(usrlib, name)).parameters)
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", TABLE)
 def test_the_call_in_the_table_is_accepted(name):
     getattr(usrlib, name)(**TABLE[name][0])

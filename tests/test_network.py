@@ -125,6 +125,11 @@ def test_a_kernel_that_does_not_sum_to_1_is_used_with_a_warning():
         network()(Y, 2 * random_kernel(1, 1, 3, 3), 2, 0.1)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_kernel_that_sums_to_1_brings_no_warning():
+    network()(Y, random_kernel(1, 1, 3, 3), 2, 0.1)
+
+
 SIGMA = torch.full((3, 1, 1, 1), 0.1, dtype=torch.float64)
 
 
