@@ -37,6 +37,18 @@ def test_the_gaussians_are_the_published_ones(reference, index):
     assert np.abs(ours - published).max() < (2e-8 if index == 0 else 3e-9)
 
 
+@pytest.mark.parametrize("index, variances, degrees", [
+    (0, (0.7**2, 0.7**2), 0), (1, (1.2**2, 1.2**2), 0), (2, (1.6**2, 1.6**2), 0), (3, (2.0**2, 2.0**2), 0),
+    (4, (7, 2), 0), (5, (9, 1.5), 144), (6, (8, 1.5), 45), (7, (7, 5), 52.2),
+])
+def test_the_gaussians_have_the_published_widths(index, variances, degrees):
+    angle = math.radians(degrees)
+    axes = np.array([[math.sin(angle), math.cos(angle)], [math.cos(angle), -math.sin(angle)]])   # rows (y, x)
+    mean, covariance = moments(usrlib.benchmark_kernels()[index : index + 1])
+    np.testing.assert_allclose(mean, 0, atol=1e-10)
+    np.testing.assert_allclose(covariance, axes.T @ np.diag(variances) @ axes, atol=0.02)     # the frame cuts off tails
+
+
 def test_the_twelve_benchmark_kernels_are_nonnegative_distinct_and_sum_to_one():
     kernels = usrlib.benchmark_kernels()
     assert kernels.shape == (12, 1, 25, 25) and kernels.dtype == torch.float64

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 
 import usrlib
 from usrlib import splitting, training
+from usrlib.network import ResidualBlock, ResUNet
 from usrlib.training import CONFIGS, Config, Dice, Diverged, Photographs, Sampler, Trainer, read_photographs, run
 
 SMALL = Config(iterations=2, channels=(4, 6), blocks=1, hidden=4, crop=36, batch=4, steps=12, warmup=2, bf16=False)
@@ -287,6 +288,20 @@ def test_a_new_network_already_does_something_sensible(photographs):
     x = training.predict(training.new_model(replace(SMALL, seed=1)), batch).detach()
     before = (usrlib.degrade(batch.y.repeat_interleave(2, -1).repeat_interleave(2, -2), batch.k, 2) - batch.y).norm()
     assert (usrlib.degrade(x, batch.k, 2) - batch.y).norm() < before
+
+
+def test_at_birth_what_the_blocks_and_the_way_up_add_is_a_tenth_of_pytorchs_default():
+    config = replace(SMALL, iterations=0, scales=(1,), blocks=2, seed=3)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        default = ResUNet(config.channels, config.blocks)
+    tenth = {f"{name}.conv2" for name, module in default.named_modules() if isinstance(module, ResidualBlock)}
+    tenth |= {name for name, module in default.named_modules() if isinstance(module, torch.nn.ConvTranspose2d)}
+    born = dict(training.new_model(config).named_parameters())
+    for name, weight in default.named_parameters():
+        layer = name.removesuffix(".weight")
+        if layer not in ("head", "tail"):                       # these two pass the picture on
+            assert torch.allclose(born[name], weight * (0.1 if layer in tenth else 1)), name
 
 
 @pytest.mark.parametrize("noise", [0.0, 2.55, 7.65, 25.0])
