@@ -38,7 +38,7 @@ def denoiser():
 
 
 def last_of_loop():
-    return [*usrlib.hqs(y, k, scale, sigma, denoiser(), *splitting.plug_and_play(sigma, 3))][-1]
+    return [*usrlib.hqs(y, k, scale, sigma, denoiser(), *splitting.plug_and_play_path(sigma, 3))][-1]
 
 
 COMPUTATIONS = {

@@ -236,7 +236,7 @@ def test_plug_and_play_is_the_loop_with_the_denoiser_and_beats_total_variation()
         calls.append(beta)
         return denoiser(z, torch.full((1, 1, 1, 1), beta))
 
-    path = splitting.plug_and_play(2.55 / 255, evaluation.PNP_STEPS)
+    path = splitting.plug_and_play_path(2.55 / 255, evaluation.PNP_STEPS)
     *_, last = usrlib.hqs(y.float(), k, 2, 2.55 / 255, prior, *path)
     restore = evaluation.plug_and_play("denoiser")
     torch.testing.assert_close(restore(y, k, 2, 2.55 / 255), last.x)

@@ -282,4 +282,5 @@ def test_what_is_damaged_altered_or_malicious_is_refused(tmp_path):
         with pytest.raises((ValueError, TypeError), match=r"^name_or_path") as caught:
             load_usrnet(path)
         assert path.stem in str(caught.value) and "weights_only" not in str(caught.value), what
+        assert "\n" not in str(caught.value), what
     assert not (tmp_path / "executed").exists()

@@ -99,7 +99,7 @@ def test_penalties_make_beta_fall_by_equal_factors():
 
 @pytest.mark.parametrize("sigma, betas", [(0.01, (49 / 255, 4 / 255)), (0.1, (49 / 255, 0.1)), (0.3, (0.3, 0.3))])
 def test_the_path_of_plug_and_play_never_rises(sigma, betas):
-    lam, mu = splitting.plug_and_play(sigma, 3)
+    lam, mu = splitting.plug_and_play_path(sigma, 3)
     assert [math.sqrt(lam / value) for value in (mu[0], mu[-1])] == pytest.approx(betas)
 
 

@@ -313,7 +313,7 @@ def test_a_network_born_around_a_denoiser_is_plug_and_play(photographs, noise):
             weight.mul_(1.01)
     model, batch = training.new_model(config, denoiser), Sampler(photographs, config)(1, range(4))
     sigma = max(noise / 255, splitting.ROUNDING)
-    lam, mu = splitting.plug_and_play(sigma, config.iterations)
+    lam, mu = splitting.plug_and_play_path(sigma, config.iterations)
     for step, penalty in zip(model.trajectory(batch.y, batch.k, batch.scale, noise / 255), mu, strict=True):
         assert step.alpha[0].item() == pytest.approx(penalty * sigma**2, rel=0.3)
         assert step.beta[0].item() == pytest.approx((lam / penalty) ** 0.5, rel=0.15)
@@ -507,6 +507,10 @@ def test_what_cannot_be_done_is_refused_in_one_line(folder, tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.png").write_bytes(b"not a picture")
     assert "images: a.png cannot be read" in refused(tmp_path / "broken", tmp_path / "out")
+    with tarfile.open(tmp_path / "whole.tar", "w") as archive:
+        archive.add(folder, "photographs")
+    (tmp_path / "cut.tar").write_bytes((tmp_path / "whole.tar").read_bytes()[:8000])
+    assert "images: cut.tar cannot be read" in refused(tmp_path / "cut.tar", tmp_path / "out")
     assert "out must hold the checkpoint" in refused(folder, tmp_path / "out", "--resume")
     assert "crop must not exceed the smallest picture, of 40 rows" in refused(
         folder, tmp_path / "out", "--crop", "48")

@@ -38,8 +38,8 @@ def read(path):
 def read_array(path):
     """A picture file as uint8 (H, W, 3): 8 bits a channel, without transparency, upright as its EXIF tag says.
 
-    path: a path or a binary file. OSError where it cannot be read, or has more than 8 bits, which Pillow would clip
-    or cut off; Pillow's DecompressionBombError where it claims more than 179 million pixels.
+    path: a path or a binary file. OSError where it has more than 8 bits, which Pillow would clip or cut off; where it
+    cannot be read, what Pillow raises: mostly OSError, and DecompressionBombError above 179 million pixels.
     """
     with Image.open(path) as file:
         if file.mode.startswith(("I", "F")) or stores_16_bits(file):

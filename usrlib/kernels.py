@@ -56,13 +56,13 @@ def motion_kernel(size, generator=None):
     check_generator(generator)
     path = _camera_path(8 * size, size, generator)
     path = path - path.mean(dim=0)
-    reach = (size - 1) // 2 if size % 2 else size // 2 - 1
+    reach = (size - 1) // 2
     path = path * min(1.0, reach / path.abs().max().item())
     return _render(path.clamp(-reach, reach), size)              # rounding may have left it a little outside
 
 
 def _camera_path(steps, size, generator):
-    """Positions (steps', 2) in pixels of the particle of Boracchi and Foi during its exposure."""
+    """Positions (steps', 2), down and right, in pixels of the particle of Boracchi and Foi during its exposure."""
     device = generator.device if generator is not None else "cpu"
 
     def draw(*shape, of=torch.rand):
@@ -84,15 +84,10 @@ def _camera_path(steps, size, generator):
 
 def _render(path, size):
     """Share every point of a path among its four neighbouring pixels, in proportion: the centroid is exact."""
-    corner = (path + size // 2).floor()
-    fraction = path + size // 2 - corner
-    k = torch.zeros(size * size, dtype=torch.float64)
-    for dy in (0, 1):
-        for dx in (0, 1):
-            weight = (fraction[:, 0] if dy else 1 - fraction[:, 0]) * (fraction[:, 1] if dx else 1 - fraction[:, 1])
-            index = (corner + torch.tensor([dy, dx])).clamp(max=size - 1).long()   # weight 0 where it clamps
-            k.index_add_(0, index[:, 0] * size + index[:, 1], weight)
-    return (k / k.sum()).view(1, 1, size, size)
+    axis = torch.arange(size, dtype=torch.float64) - size // 2
+    rows, columns = (1 - (path.T[..., None] - axis).abs()).clamp(min=0)         # hats: (points, size) each
+    k = rows.T @ columns
+    return (k / k.sum())[None, None]
 
 
 def benchmark_kernels():
@@ -155,10 +150,8 @@ def estimate_kernel(x, y, scale, size=25, ridge=0.0, borders="interior"):
     gram, moment = normal_equations(x, y, scale, size, borders)
     gram = gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     factor, failed = torch.linalg.cholesky_ex(gram)
-    if not failed:                          # a pivot that ought to be 0 may come out of the rounding above it
-        norms = [torch.linalg.matrix_norm(matrix, 1) for matrix in (gram, torch.cholesky_inverse(factor))]
-        failed = norms[0] * norms[1] > 1 / (len(gram) * torch.finfo(gram.dtype).eps)        # the condition number
-    if failed:
+    # A pivot that ought to be 0 may come out of the rounding above it: the condition number tells.
+    if failed or torch.linalg.cond(gram, 1) > 1 / (len(gram) * torch.finfo(gram.dtype).eps):
         raise ValueError(
             f"x and y do not determine the {size * size} entries of the kernel; give larger images or a ridge above 0"
         )

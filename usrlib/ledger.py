@@ -34,15 +34,10 @@ def check(id, value, expected, tol):
         residual = float(np.abs(value - expected).max() / max(1.0, np.abs(expected).max()))
     if not residual <= tol:
         raise EquationError(f"({id}) does not hold: residual {residual:.1e}, tolerance {tol:.0e}")
-    _record(id, residual, tol)
-    print(f"({id}) holds to {tol:.0e}")
-
-
-def _record(id, residual, tol):
-    path = os.environ.get("USRLIB_LEDGER")
-    if path:
+    if path := os.environ.get("USRLIB_LEDGER"):
         with Path(path).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"id": id, "residual": residual, "tol": tol}) + "\n")
+    print(f"({id}) holds to {tol:.0e}")
 
 
 def _array(value):

@@ -196,7 +196,7 @@ def load_usrnet(name_or_path):
     name_or_path: the name of weights that come with the library ("tiny"), or a file: .safetensors, or the
     authors' .pth. The architecture is read off the tensors. Bundled weights, and any with a card beside them, must
     have the SHA-256 that the card gives. Nothing in a file is ever executed.
-    Raises ValueError where there is no such file, or it is damaged, altered or no USRNet.
+    Raises ValueError where there is no such file, or it is damaged, altered or no USRNet; TypeError for no path.
     """
     def build(state):
         hidden, iterations = state["hyper.layers.0.weight"].shape[0], state["hyper.layers.4.weight"].shape[0] // 2
@@ -217,7 +217,7 @@ def _load(name_or_path, build, what):
             model = build(state)
         model.load_state_dict(state)
     except (KeyError, IndexError, ValueError, RuntimeError) as error:
-        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise ValueError(f"name_or_path must hold the weights of a {what}; {path.name} does not: {reason}") from error
     return model.float().requires_grad_(False).eval()
 

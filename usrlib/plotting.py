@@ -74,8 +74,8 @@ def image_grid(panels, zoom=None, columns=None, side=2.4):
     rows = 2 if zoom else -(-count // columns)
     tallest = max(x.shape[-2] for x in panels.values())
     shape = next(iter(panels.values())).shape
-    first_row = shape[-2] / shape[-1]
-    heights = [first_row, 1.0] if zoom else [first_row] * rows
+    aspect = shape[-2] / shape[-1]
+    heights = [aspect, 1.0] if zoom else [aspect] * rows
     figure, axes = plt.subplots(
         rows, columns, figsize=(side * columns, side * sum(heights) + 0.3 * (1 if zoom else rows)), squeeze=False,
         height_ratios=heights,
@@ -83,8 +83,7 @@ def image_grid(panels, zoom=None, columns=None, side=2.4):
     for axis in axes.flat:
         axis.set_axis_off()
     for index, (title, x) in enumerate(panels.items()):
-        axis = axes[0, index] if zoom else axes.flat[index]
-        picture = as_picture(x)
+        axis, picture = axes.flat[index], as_picture(x)
         axis.imshow(picture, cmap="gray", vmin=0, vmax=1)
         axis.set_title(title)
         if zoom:
@@ -110,12 +109,10 @@ def draw_kernel(axis, k, title="", centre=True):
 def draw_spectrum(axis, x, title=""):
     """The log magnitude of an image's spectrum, frequency 0 in the middle, axes in cycles per pixel.
 
-    x: real (1, C, H, W), averaged over channels, or one complex spectrum (1, 1, H, W) as torch.fft.fft2 gives it.
+    x: (1, C, H, W), averaged over its channels.
     """
-    spectrum = x if x.is_complex() else torch.fft.fft2(x.detach().mean(1))
-    picture = axis.imshow(
-        log_magnitude(spectrum).cpu().numpy(), cmap="magma", vmin=0, vmax=1, extent=(-0.5, 0.5, 0.5, -0.5)
-    )
+    magnitude = log_magnitude(torch.fft.fft2(x.detach().mean(1))).cpu().numpy()
+    picture = axis.imshow(magnitude, cmap="magma", vmin=0, vmax=1, extent=(-0.5, 0.5, 0.5, -0.5))
     axis.set(title=title, xlabel="cycles per pixel", xticks=[-0.5, 0, 0.5], yticks=[-0.5, 0, 0.5])
     axis.grid(False)
     return picture

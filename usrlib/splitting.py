@@ -46,7 +46,7 @@ ROUNDING = 1 / (255 * math.sqrt(12))
 PNP_LAM, PNP_FIRST, PNP_LAST = 0.12, 49 / 255, 4 / 255             # tried: 0.05 to 2, 25 to 100, 1 to 7
 
 
-def plug_and_play(sigma, iterations):
+def plug_and_play_path(sigma, iterations):
     """(lam, mu) for `hqs` with a trained denoiser: β falls from PNP_FIRST to sigma, PNP_LAST at the least."""
     return PNP_LAM, penalties(PNP_LAM, max(sigma, PNP_FIRST), max(sigma, PNP_LAST), iterations)
 
@@ -54,11 +54,11 @@ def plug_and_play(sigma, iterations):
 def hqs(y, k, scale, sigma, prior, lam, mu):
     """Alternate data step and prior along a path of penalties: an iterator of `Step`, one for each entry of mu.
 
-    y: (N, C, h, w). k: (1 or N, 1, kh, kw). sigma: noise of y, a number >= 0; 0 is treated as the smallest
-    noise that arithmetic resolves (ALPHA_FLOOR). prior: any callable (z, beta) -> x of the same shape. lam: weight
-    of the prior, > 0. mu: the penalties, numbers > 0, such as `penalties` gives.
-    Starts from the aligned bicubic enlargement of y. All arguments are checked here, before the first step
-    (Zhang et al. 2020, equations 4 to 6: alpha = mu sigma^2, beta = sqrt(lam / mu)).
+    y: (N, C, h, w). k: (1 or N, 1, kh, kw). sigma: noise of y, a number >= 0. prior: any callable (z, beta) -> x of the
+    same shape. lam: weight of the prior, > 0. mu: the penalties, numbers > 0, such as `penalties` gives.
+    Starts from the aligned bicubic enlargement of y. alpha = mu sigma^2, or ALPHA_FLOOR where that is larger, and
+    beta = sqrt(lam / mu) (Zhang et al. 2020, equations 4 to 6). All arguments are checked here, before the first step:
+    ValueError or TypeError that names one.
     """
     solve = DataStep(y, k, scale)
     check_noise("sigma", sigma)
@@ -81,9 +81,9 @@ def levels(sigma, lam, mu):
     return [(max(value * sigma**2, ALPHA_FLOOR), math.sqrt(lam / value)) for value in mu]
 
 
-def alternate(solve, x, prior, levels):
-    """The loop itself, from x on: a `Step` for every (alpha, beta) of levels. Notebook 05 trains it."""
-    for alpha, beta in levels:
+def alternate(solve, x, prior, path):
+    """The loop itself, from x on: a `Step` for every (alpha, beta) of path. Notebook 05 trains it."""
+    for alpha, beta in path:
         z = solve(x, alpha)
         x = prior(z, beta)
         if not isinstance(x, torch.Tensor) or x.shape != z.shape or x.dtype != z.dtype:

@@ -31,14 +31,15 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from . import images
-from .degradation import blur
+from .degradation import blur, downsample
 from .kernels import motion_kernel
 from .metrics import psnr
 from .network import ResidualBlock, ResUNet, USRNet, load_denoiser, load_usrnet, read_card, replace_file, save_weights
-from .splitting import ROUNDING, levels, plug_and_play
+from .splitting import ROUNDING, levels, plug_and_play_path
 from .validation import check_choice, check_count, check_counts, check_level, trusted_values
 
 KERNEL_SIZE = 25                   # pixels
@@ -258,11 +259,13 @@ def _files(path):
         return
     if not path.is_file() or not tarfile.is_tarfile(path):
         raise ValueError(f"images must be folders or tar files; got {path}")
-    with tarfile.open(path) as archive:
-        members = [member for member in archive if member.isfile()]
-        pictures = [member for member in members if Path(member.name).suffix.lower() in images.PICTURES]
-        pictures.sort(key=lambda member: member.name)
-        yield from ((member.name, io.BytesIO(archive.extractfile(member).read())) for member in pictures)
+    try:
+        with tarfile.open(path) as archive:
+            for member in sorted(archive, key=lambda member: member.name):
+                if member.isfile() and Path(member.name).suffix.lower() in images.PICTURES:
+                    yield member.name, io.BytesIO(archive.extractfile(member).read())
+    except Exception as error:                # tarfile raises whatever the bytes lead it to
+        raise ValueError(f"images: {path.name} cannot be read: {error}") from error
 
 
 def _is_held_out(name):
@@ -314,13 +317,12 @@ class Sampler:
             shakes = _turn(dice, "shake", self.shakes[dice.below("which shake", len(self.shakes))])
             k = torch.where(dice.chance("shake", 0.5, 1, 1, 1), shakes, _gaussian(dice))
             with trusted_values():
-                blurred = blur(x, k)
+                y = downsample(blur(x, k), scale)
             # Whole up to rounding is whole, as in `evaluation.low_resolution`: flat areas are not to be speckled.
-            truncated = (255 * blurred + 1e-3).floor().clamp(0, 255) / 255
-            blurred = torch.where(dice.chance("eight bit", config.eight_bit, 1, 1, 1), truncated, blurred)
+            truncated = (255 * y + 1e-3).floor().clamp(0, 255) / 255
+            y = torch.where(dice.chance("eight bit", config.eight_bit, 1, 1, 1), truncated, y)
         else:
-            k, blurred = x.new_ones(1, 1, 1, 1), x
-        y = blurred[..., ::scale, ::scale]
+            k, y = x.new_ones(1, 1, 1, 1), x                                # a denoiser: the scale is 1
         return Batch(x, y + sigma * dice.normal("noise", *y.shape[1:]), k, scale, sigma)
 
 
@@ -391,9 +393,8 @@ class Trainer:
             raise Diverged(f"no step can be made at step {self.done}: {error}") from error
         self.done += 1
         # Young averages forget faster, or the untrained weights would linger in them.
-        weight = 1 - min(config.average, (1 + self.done) / (10 + self.done))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.averaged.parameters()), self._as_seen(), weight)
+        decay = min(config.average, (1 + self.done) / (10 + self.done))
+        get_ema_multi_avg_fn(decay)(list(self.averaged.parameters()), self._as_seen(), None)
         self.sums += torch.stack([loss.detach(), norm, torch.ones_like(norm)])
 
     def _as_seen(self):
@@ -481,7 +482,8 @@ def new_model(config, denoiser=None):
 def _teach_path(hyper, config):
     """Fit H to the path of plug and play in the mean absolute logarithm, over noise levels, the same for all scales."""
     noise = torch.linspace(0, 1, 101) ** 3 * config.noise / 255             # the path bends where there is little noise
-    paths = [levels(sigma, *plug_and_play(sigma, config.iterations)) for sigma in noise.clamp(min=ROUNDING).tolist()]
+    paths = [levels(sigma, *plug_and_play_path(sigma, config.iterations))
+             for sigma in noise.clamp(min=ROUNDING).tolist()]
     target = torch.tensor(paths).mT.flatten(1).log().repeat(len(config.scales), 1)          # all α, then all β
     given = torch.cartesian_prod(torch.tensor(config.scales, dtype=noise.dtype), noise).flip(1)
     optimiser = torch.optim.Adam(hyper.parameters(), 3e-3)

@@ -241,7 +241,7 @@ def _as_photo(file):
     return Photo(images.to_tensor(array).float(), alpha, 8, profile, notes)
 
 
-def as_picture(x, photo):
+def to_picture(x, photo):
     """A result (1, 1 or 3, H, W) as a Pillow image, with the depth and the transparency of the photograph."""
     if photo.bits == 16:
         return Image.fromarray((x[0, 0].clamp(0, 1) * 65535).round().cpu().numpy().astype(np.uint16))
@@ -331,7 +331,7 @@ def main(arguments=None):
         photo = read_photo(options.photo)
         k, notes = read_kernel(options.kernel, scale)
         restore = network(options.weights)
-        mode = as_picture(torch.zeros(1, photo.y.shape[1], 1, 1), photo).mode
+        mode = to_picture(torch.zeros(1, photo.y.shape[1], 1, 1), photo).mode
         size = scale * photo.y.shape[3], scale * photo.y.shape[2]
         write_picture(options.out, Image.new(mode, size), photo.profile, rehearse=True)
         for note in photo.notes + notes:
@@ -350,7 +350,7 @@ def main(arguments=None):
             print(f"note: --sigma is in 255ths, of which {noise:g} is next to nothing")
         x = upscale(restore, photo.y.expand(1, 3, -1, -1), k, scale, noise / 255)
         x = x if photo.y.shape[1] == 3 else x.mean(1, keepdim=True)
-        write_picture(options.out, as_picture(x, photo), photo.profile)
+        write_picture(options.out, to_picture(x, photo), photo.profile)
     except KeyboardInterrupt:
         parser.exit(1, "interrupted; nothing was written\n")
     except (ValueError, MemoryError, RuntimeError) as error:

@@ -87,8 +87,8 @@ def check_number(name, value):
 
 
 def check_level(name, value, *, positive=False, batch=None):
-    """A finite number >= 0 (> 0 where positive), or where batch is given such a tensor (1 or batch, 1, 1, 1)."""
-    expected = f"a finite number {'above 0' if positive else 'of at least 0'}"
+    """A finite number >= 0 (> 0 where positive), or a tensor of one, or where batch is given (1 or batch, 1, 1, 1)."""
+    bound = "above 0" if positive else "of at least 0"
     if isinstance(value, torch.Tensor):
         if not value.is_floating_point():
             raise TypeError(f"{name} must be a floating-point tensor; got {value.dtype}")
@@ -99,11 +99,11 @@ def check_level(name, value, *, positive=False, batch=None):
             return
         low = value.detach().min()
         if not torch.isfinite(value).all() or low < 0 or (positive and low == 0):
-            raise ValueError(f"{name} must hold only finite numbers {expected[16:]}; got {value.flatten().tolist()}")
+            raise ValueError(f"{name} must hold only finite numbers {bound}; got {value.flatten().tolist()}")
     elif isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be {expected}; got {value!r}")
+        raise TypeError(f"{name} must be a finite number {bound}; got {value!r}")
     elif not math.isfinite(value) or value < 0 or (positive and value == 0):
-        raise ValueError(f"{name} must be {expected}; got {value}")
+        raise ValueError(f"{name} must be a finite number {bound}; got {value}")
 
 
 def check_resolved(name, value, dtype, *, batch):

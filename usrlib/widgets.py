@@ -267,18 +267,19 @@ def _data_step_case(scale, sigma):
 # --- Notebook 05: the unfolded network -------------------------------------------------------------------------------
 
 BLURS = ("Gaussian", "motion")
+_network = lru_cache(load_usrnet)
 
 
 @explorer(
     continuous=False,
     iteration=lambda: _slider("iteration", 1, 1, len(_unfolding_run("Gaussian", 2, 2.5)[-1]), 1)(),
-    blur=partial(ipywidgets.ToggleButtons, options=BLURS, description="kernel"),
+    kind=partial(ipywidgets.ToggleButtons, options=BLURS, description="kernel"),
     scale=_slider("scale", 2, 1, 4, 1),
     sigma=_slider("noise (255ths)", 2.5, 0.0, 25.0, 2.5),
 )
-def unfolding(iteration, blur, scale, sigma):
+def unfolding(iteration, kind, scale, sigma):
     """The inspector: the trained network opened at every iteration, for any scale and noise."""
-    x, y, k, steps = _unfolding_run(blur, scale, sigma)
+    x, y, k, steps = _unfolding_run(kind, scale, sigma)
     step = steps[iteration - 1]
     panels = {
         "y": y,
@@ -298,15 +299,15 @@ def unfolding(iteration, blur, scale, sigma):
 @explorer(
     continuous=False,
     turn=_slider("log2 of the factor", 1.5, -2.0, 2.0, 0.25),
-    blur=partial(ipywidgets.ToggleButtons, options=BLURS, value=BLURS[1], description="kernel"),
+    kind=partial(ipywidgets.ToggleButtons, options=BLURS, value=BLURS[1], description="kernel"),
     scale=_slider("scale", 2, 1, 4, 1),
     sigma=_slider("noise (255ths)", 2.5, 0.0, 25.0, 2.5),
 )
-def turned_beta(turn, blur, scale, sigma):
+def turned_beta(turn, kind, scale, sigma):
     """H as a slide bar: every β of the trained network times one factor."""
-    x, y, k, steps = _unfolding_run(blur, scale, sigma)
-    own, levels = steps[-1].x, [(step.alpha, step.beta * 2**turn) for step in steps]
-    *_, last = alternate(DataStep(y, k, scale), F.interpolate(y, scale_factor=scale), _network().prior, levels)
+    x, y, k, steps = _unfolding_run(kind, scale, sigma)
+    own, path = steps[-1].x, [(step.alpha, step.beta * 2**turn) for step in steps]
+    *_, last = alternate(DataStep(y, k, scale), F.interpolate(y, scale_factor=scale), _network("tiny").prior, path)
     panels = {
         "y": y,
         "x: β as H chose it": own,
@@ -314,21 +315,16 @@ def turned_beta(turn, blur, scale, sigma):
         "their difference, 4 times, on grey": 0.5 + 4 * (last.x - own),
         "the truth": x,
     }
-    betas = ", ".join(f"{beta.item():.2g}" for _, beta in levels)
+    betas = ", ".join(f"{beta.item():.2g}" for _, beta in path)
     return panels, f"β = {betas}. PSNR {psnr(last.x, x):.2f} dB; with β as H chose it, {psnr(own, x):.2f} dB."
 
 
 @lru_cache(maxsize=64)
-def _unfolding_run(blur, scale, sigma):
+def _unfolding_run(kind, scale, sigma):
     x = _scene("astronaut", 120, (60, 170))
-    k = benchmark_kernels()[8:9] if blur == "motion" else gaussian_kernel(25, (1.6**2, 1.6**2))
+    k = benchmark_kernels()[8:9] if kind == "motion" else gaussian_kernel(25, (1.6**2, 1.6**2))
     y = degrade(x, k, scale, sigma / 255, torch.Generator().manual_seed(0))
-    return x, y, k, _network().trajectory(y, k, scale, sigma / 255)
-
-
-@lru_cache
-def _network():
-    return load_usrnet("tiny")
+    return x, y, k, _network("tiny").trajectory(y, k, scale, sigma / 255)
 
 
 # --- Notebook 07: experiments ------------------------------------------------------------------------------------
@@ -344,7 +340,7 @@ def mismatch(width, sigma, noise, scale):
     """What a wrong kernel, the true width is 1.6 pixels, and a wrong noise level do: the network, live."""
     x, y, _, steps = _unfolding_run("Gaussian", scale, noise)
     right, told = steps[-1].x, gaussian_kernel(25, (width**2, width**2))
-    wrong = _network()(y, told, scale, sigma / 255)
+    wrong = _network("tiny")(y, told, scale, sigma / 255)
     panels = {
         "y": y,
         f"told width {width:.1f}, noise {sigma:g}/255": wrong,
