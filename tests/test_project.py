@@ -1,6 +1,7 @@
 """The project's own promises: one list of versions, one direction of imports, a light core."""
 
 import ast
+import fnmatch
 import json
 import re
 import subprocess
@@ -134,6 +135,13 @@ def test_the_readme_compares_float_and_8_bits_on_the_same_pictures():
 def test_the_readme_quotes_the_results_for_bicubic_reduction(name, label):
     means = (f"{row['mean']:.2f}" for row in rows(f"table2_{name}"))
     assert f"| {label} | {' | '.join(means)} |" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_results_lists_every_file_and_no_other():
+    patterns = re.findall(r"`([\w*]+\.[\w*]+)`", (ROOT / "results" / "README.md").read_text(encoding="utf-8"))
+    names = {path.name for path in (ROOT / "results").iterdir() if path.is_file()} - {"README.md"}
+    assert patterns and all(fnmatch.filter(names, pattern) for pattern in patterns)
+    assert names == {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
 
 
 @pytest.mark.parametrize("name, weights", [
