@@ -2,10 +2,10 @@
 
     z = argmin_z |y - (z ⊗ k)↓s|^2 + α |z - x|^2 = x + A'(AA' + αI)^-1 (y - Ax),    A = ↓s (k ⊗ ·)
 
-Cut into its s^2 phases x_p[j] = x[sj + p], A is a sum of ordinary circular convolutions on the small grid,
-y = sum_p k_p ⊗ x_p, and AA' is one such convolution: in Fourier a division, frequency by frequency.
-Derived in notebook 04. Nothing is ever divided by α: in float32 what y owes to a picture loses digits like 1/sqrt(α),
-not 1/α, and only its noise may lose more.
+With the phases x_p[j] = x[sj + p] and k_p[j] = k[sj - p], A is a sum of ordinary circular convolutions on the small
+grid, Ax = sum_p k_p ⊗ x_p. In Fourier AA' is a product there, and (AA' + αI)^-1 a division, frequency by frequency.
+Derived in notebook 04. No difference of large numbers is divided by α: in float32 what y owes to a picture loses digits
+like 1/sqrt(α), not 1/α, and only its noise may lose more.
 """
 
 import torch
