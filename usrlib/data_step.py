@@ -4,8 +4,8 @@
 
 With the phases x_p[j] = x[sj + p] and k_p[j] = k[sj - p], A is a sum of ordinary circular convolutions on the small
 grid, Ax = sum_p k_p ⊗ x_p. In Fourier AA' is a product there, and (AA' + αI)^-1 a division, frequency by frequency.
-Derived in notebook 04. No difference of large numbers is divided by α: in float32 what y owes to a picture loses digits
-like 1/sqrt(α), not 1/α, and only its noise may lose more.
+Derived in notebook 04. There is no factor 1/α: in float32 what y owes to a picture loses digits like 1/sqrt(α), not
+1/α, and only its noise may lose more.
 """
 
 import torch

@@ -453,7 +453,7 @@ def new_model(config, denoiser=None):
 
     Its prior changes little: the way from head to tail passes the picture on, what is added to it on the way is a tenth
     of PyTorch's default. H starts at α = 0.01 and β = 0.05 for everything. With a denoiser (a trained ResUNet) the
-    network is born as plug and play: that is its prior, and H knows the path of `splitting.plug_and_play`.
+    network is born as plug and play: that is its prior, and H knows the path of `splitting.plug_and_play_path`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)      # and not those of the GPUs, which are not given back
