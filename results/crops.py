@@ -31,11 +31,11 @@ SHARES = (0.25, 0.5, 0.75)                                          # of the way
 OUT = Path(__file__)
 
 
-def windows(held_out):
-    """The batches to restore, by source and task."""
+def windows(held_out, size):
+    """The batches of windows of size x size pixels to restore, by source and task."""
     for source, photographs in held_out.items():
         for scale, noise in TASKS:
-            config = replace(CONFIGS["tiny"], crop=WINDOW, scales=(scale,), noise=noise, noiseless=0.0, eight_bit=1.0,
+            config = replace(CONFIGS["tiny"], crop=size, scales=(scale,), noise=noise, noiseless=0.0, eight_bit=1.0,
                              seed=HELD_OUT_SEED)
             sampler = Sampler(photographs, config)
             yield (source, scale, noise), [sampler(step, range(BATCH)) for step in range(BATCHES)]
@@ -49,7 +49,7 @@ def errors(model, held_out, bf16=False):
         rest = error - error.mean((2, 3), keepdim=True)
         return torch.stack([F.avg_pool2d(e.square(), CROP).mean(1).flatten(1) for e in (error, rest)], dim=-1)
 
-    return {key: torch.cat([of(batch) for batch in batches]) for key, batches in windows(held_out)}
+    return {key: torch.cat([of(batch) for batch in batches]) for key, batches in windows(held_out, WINDOW)}
 
 
 @torch.no_grad()

@@ -45,8 +45,8 @@ def constant_rate(config, step):
 
 
 def born_around_a_denoiser(config):
-    """As plug and play, with the denoiser that comes with the library."""
-    return new_model(config, network.load_denoiser("denoiser"))
+    """As plug and play, with the first denoiser, of which tiny was born."""
+    return new_model(config, network.load_denoiser(Path(__file__).with_name("first_denoiser.safetensors")))
 
 
 right_predict, new_model = training.predict, training.new_model
