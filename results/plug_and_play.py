@@ -3,8 +3,8 @@
 What does training through the loop bring, and what only training for longer? From the first denoiser tiny went on
 through the loop and the denoiser of the library by itself. Both denoisers restore windows of photographs held out as
 priors of plug and play, each with nine settings of the loop; so do tiny and what it was after earlier parts of its
-training. plug_and_play.csv, beside this file, has a row for every window: its PSNR in dB with each of them.
-plug_and_play.json says with what it was made; notebook 07 shows both. It takes a full clone.
+training. plug_and_play.csv, beside this file, has a row for every window: which photograph it is cut from, and its PSNR
+in dB with each of them. plug_and_play.json says with what it was made; notebook 07 shows it. It takes a full clone.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from results.crops import windows
+from results.crops import BATCH, BATCHES, windows
 from results.parts import network_after
 from usrlib import hqs, load_denoiser, load_usrnet, psnr, splitting, training
 from usrlib.evaluation import PNP_STEPS
@@ -51,20 +51,32 @@ def psnrs(restore, batches):
             for x, y, k, scale, sigma in batches for i in range(len(x))]
 
 
+def photographs_of(path, held_out):
+    """Which photograph each window is cut from: their numbers. The tiles of a photograph are one."""
+    names = [training._photograph(name) for name, _ in training._files(path) if training._is_held_out(name)]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    for step in range(BATCHES):
+        place = training.Dice(training.HELD_OUT_SEED, step, torch.arange(BATCH)).below("photograph", held_out.start[-1])
+        for tile in torch.searchsorted(held_out.start, place, right=True) - 1:             # as `Photographs.crops`
+            yield numbers[names[tile]]
+
+
 @torch.no_grad()
 def main():
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m results.plug_and_play", description=__doc__.split("\n\n")[0])
     parser.add_argument("--images", nargs="+", required=True, help="folders or tar files of photographs")
-    held_out = {Path(path).stem: training.read_photographs([path])[1] for path in parser.parse_args().images}
+    paths = {path.stem: path for path in map(Path, parser.parse_args().images)}
+    held_out = {source: training.read_photographs([path])[1] for source, path in paths.items()}
+    photographs = {source: list(photographs_of(paths[source], these)) for source, these in held_out.items()}
     columns = methods()
     with OUT.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["source", "scale", "noise", "window", *columns])
+        rows.writerow(["source", "scale", "noise", "window", "photograph", *columns])
         for key, batches in windows(held_out, WINDOW):
             table = [psnrs(restore, batches) for restore in tqdm(columns.values(), desc=str(key))]
             for window, values in enumerate(zip(*table, strict=True)):
-                rows.writerow([*key, window, *(f"{value:.3f}" for value in values)])
+                rows.writerow([*key, window, photographs[key[0]][window], *(f"{value:.3f}" for value in values)])
     command = "python -m results.plug_and_play --images " + " ".join(f"{source}.tar" for source in held_out)
     card = {"command": command, "held_out": {source: these.source for source, these in held_out.items()},
             "torch": torch.__version__}

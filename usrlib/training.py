@@ -268,9 +268,12 @@ def _files(path):
         raise ValueError(f"images: {path.name} cannot be read: {error}") from error
 
 
+def _photograph(name):
+    return re.sub(r"_\d{1,5}_\d{1,5}$", "", Path(name).stem)            # and not the number of IMG_1234
+
+
 def _is_held_out(name):
-    photograph = re.sub(r"_\d{1,5}_\d{1,5}$", "", Path(name).stem)      # and not the number of IMG_1234
-    return int.from_bytes(sha256(photograph.encode()).digest()[:8], "big") % HELD_OUT == 0
+    return int.from_bytes(sha256(_photograph(name).encode()).digest()[:8], "big") % HELD_OUT == 0
 
 
 def _turn(dice, what, x):
