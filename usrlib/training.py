@@ -50,7 +50,7 @@ HELD_OUT_SEED = 2**40               # what is measured on them is the same for e
 
 # Of the error of a batch, (N, C, H, W). "psnr" is, up to a factor, the mean PSNR that crops lack, each for itself. That
 # of whole pictures hears their busy crops better; "rms", in grey levels, is a power between it and the squared error
-# (notebook 08, sections 8.2, 8.7). In both, below an error of one grey level there is nothing to gain.
+# (notebook 09, sections 9.2, 9.7). In both, below an error of one grey level there is nothing to gain.
 LOSSES = {
     "absolute": lambda error: error.abs().mean(),
     "psnr": lambda error: (255 * error).square().mean((1, 2, 3)).log1p().mean(),
@@ -402,7 +402,7 @@ class Trainer:
 
     def _as_seen(self):
         """The weights that the loss has seen. In bfloat16 the filters are rounded, and it fits what is left of them:
-        used without that rounding, they would change the brightness of the picture (notebook 08, section 8.8).
+        used without that rounding, they would change the brightness of the picture (notebook 09, section 9.8).
         """
         named = self.model.named_parameters()
         if not self.config.bf16:
