@@ -327,7 +327,7 @@ def _unfolding_run(kind, scale, sigma):
     return x, y, k, _network("tiny").trajectory(y, k, scale, sigma / 255)
 
 
-# --- Notebook 07: experiments ------------------------------------------------------------------------------------
+# --- Notebook 08: limits -----------------------------------------------------------------------------------------
 
 @explorer(
     continuous=False,
