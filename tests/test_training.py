@@ -321,6 +321,57 @@ def test_a_network_born_around_a_denoiser_is_plug_and_play(photographs, noise):
     assert all(weight.grad is None for weight in model.parameters())
 
 
+@pytest.mark.parametrize("wider", [
+    {"channels": (5, 6, 9)}, {"hidden": 7}, {"channels": (7, 7, 7), "hidden": 9, "iterations": 3},
+    {"iterations": 0, "scales": (1,), "channels": (4, 8, 6)},
+], ids=str)
+def test_a_widened_network_is_the_same_function_and_learns_with_all_of_it(photographs, wider):
+    small = replace(SMALL, channels=(4, 5, 6), hidden=5, iterations=3, crop=36)
+    small = replace(small, **{name: wider[name] for name in ("iterations", "scales") if name in wider})
+    config = replace(small, **wider)
+    model = training.new_model(small)
+    for weight in model.parameters():
+        weight.data += 0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    large = training.widened(model, config)
+    assert _architecture(large) == _architecture(training.new_model(config))
+    batch = Sampler(photographs, config)(0, range(2))
+    torch.testing.assert_close(training.predict(large, batch), training.predict(model, batch), rtol=0, atol=2e-6)
+    trainer = Trainer(config, photographs, large)
+    before = [weight.detach().clone() for weight in trainer.model.parameters()]
+    for _ in range(4):
+        trainer.step()
+    for narrow, old, now in zip(model.parameters(), before, trainer.model.parameters(), strict=True):
+        fresh = torch.ones(now.shape, dtype=torch.bool)
+        fresh[tuple(map(slice, narrow.shape))] = False
+        assert (now != old)[fresh].any() or not fresh.any()
+
+
+def _architecture(model):
+    return {name: weight.shape for name, weight in model.named_parameters()}
+
+
+@pytest.mark.parametrize("had, expected", [(6, [0, 0, 1, 1, 2, 3, 4, 5]), (3, [0, 0, 1, 1, 2, 2]), (2, [0, 0, 1])])
+def test_of_more_iterations_the_first_are_done_twice(had, expected):
+    small = replace(SMALL, iterations=had)
+    model = training.new_model(small)
+    with torch.no_grad():
+        model.hyper.layers[4].bias.add_(torch.linspace(0, 1, 2 * had))
+    sigma = torch.full((2, 1, 1, 1), 0.02)
+    levels = training.widened(model, replace(small, iterations=len(expected))).hyper(sigma, 2)
+    for ours, theirs in zip(levels, model.hyper(sigma, 2), strict=True):
+        torch.testing.assert_close(ours, theirs[expected])
+
+
+@pytest.mark.parametrize("other", [
+    {"channels": (4, 4)}, {"channels": (3, 6, 6)}, {"blocks": 2}, {"hidden": 1}, {"iterations": 1}, {"iterations": 5},
+], ids=str)
+def test_only_what_fits_is_widened(other):
+    small = replace(SMALL, channels=(4, 4, 4), hidden=4, iterations=2, blocks=1, crop=36)
+    with pytest.raises(ValueError, match="model must have the architecture of config or one that fits into it"):
+        training.widened(training.new_model(small), replace(small, **other))
+    assert training.widened(model := training.new_model(small), small) is model
+
+
 def test_a_model_of_another_architecture_is_refused(photographs):
     other = replace(SMALL, channels=(4, 8))
     with pytest.raises(ValueError, match="model must have the architecture"):
@@ -540,7 +591,12 @@ def test_what_cannot_be_done_is_refused_in_one_line(folder, tmp_path):
 DENOISER = ("--iterations", 0, "--scales", 1)
 
 
-@pytest.mark.parametrize("first, then", [((), ()), ((), ("--revive",)), (DENOISER, DENOISER), (DENOISER, ())], ids=str)
+WIDER = ("--channels", 5, 9)
+
+
+@pytest.mark.parametrize("first, then", [
+    ((), ()), ((), ("--revive",)), (DENOISER, DENOISER), (DENOISER, ()), ((), WIDER), (DENOISER, (*DENOISER, *WIDER)),
+], ids=str)
 def test_training_goes_on_from_weights_and_the_card_says_so(folder, tmp_path, first, then):
     weights = tmp_path / "first" / "weights.safetensors"
     finish(command(folder, tmp_path / "first", "--steps", "5", *first))

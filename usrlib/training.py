@@ -482,6 +482,37 @@ def new_model(config, denoiser=None):
     return model
 
 
+@torch.no_grad()
+def widened(model, config):
+    """A network of config's architecture that is at first the same function as `model`, a smaller one or none smaller.
+
+    What is old hears only what is old, by the old weights; what is new hears everything, by those of `new_model`
+    (notebook 09, (9.12); after Chen, Goodfellow and Shlens, "Net2Net", ICLR 2016). H has a row for every iteration:
+    where there are more, the first ones are done twice, and the function is nearly the same.
+    Raises ValueError where model does not fit into config's architecture, or its iterations twice not into config's.
+    """
+    large = new_model(config)
+    narrow, wide = _shapes(model), _shapes(large)
+    if narrow == wide:
+        return model
+    had = len(model.hyper.layers[4].bias) // 2 if config.iterations else 0
+    if narrow.keys() != wide.keys() or config.iterations > 2 * had or \
+            any(old > new for name in wide for old, new in zip(narrow[name], wide[name], strict=True)):
+        raise ValueError("model must have the architecture of config or one that fits into it, with the same levels "
+                         "and blocks and at least half the iterations; its weights, of --weights, have another")
+    again = [max(k // 2, k - (config.iterations - had)) for k in range(config.iterations)]
+    for (name, layer), old in zip(large.named_modules(), model.modules(), strict=True):
+        for what, weight in layer.named_parameters(recurse=False):
+            part = getattr(old, what)
+            if name == "hyper.layers.4":
+                part = part.unflatten(0, (2, had))[:, again].flatten(0, 1)         # all α, then all β
+            if isinstance(layer, nn.ConvTranspose2d):                              # it has (in, out, 2, 2)
+                weight, part = weight.transpose(0, 1), part.transpose(0, 1)
+            weight[: len(part)] = 0
+            weight[tuple(map(slice, part.shape))] = part
+    return large
+
+
 def _teach_path(hyper, config):
     """Fit H to the path of plug and play in the mean absolute logarithm, over noise levels, the same for all scales."""
     noise = torch.linspace(0, 1, 101) ** 3 * config.noise / 255             # the path bends where there is little noise
@@ -545,17 +576,18 @@ def revive(model, sampler, least=0.01):
 
 
 def _load(config, weights):
-    """A network to train on: from its own weights, or born around a denoiser."""
+    """A network to train on: from weights of its own or of a smaller one, or born around a denoiser."""
     if not config.iterations:
-        return load_denoiser(weights)
+        return widened(load_denoiser(weights), config)
     try:
-        return load_usrnet(weights)
+        network = load_usrnet(weights)
     except ValueError as no_network:
         try:
             denoiser = load_denoiser(weights)
         except ValueError:
             raise no_network from None
-    return new_model(config, denoiser)
+        return new_model(config, denoiser)
+    return widened(network, config)
 
 
 def _shapes(model):
@@ -705,7 +737,8 @@ def main(arguments=None):
     parser.add_argument("--config", choices=CONFIGS, default="tiny", help="what to train (default: tiny)")
     parser.add_argument("--out", required=True, help="folder for the checkpoint, the log, the weights and their card")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
-    parser.add_argument("--weights", help="start from these weights, a name or a file; those of a denoiser will do")
+    parser.add_argument("--weights", help="start from these weights, a name or a file; those of a denoiser will do, "
+                                          "or of a smaller network")
     parser.add_argument("--revive", action="store_true", help="give silent units of these weights another life first")
     parser.add_argument("--time-limit", type=float, default=math.inf,
                         help="seconds after which to stop, resumable; decoding comes before and is not counted")
