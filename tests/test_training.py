@@ -588,6 +588,16 @@ def test_what_cannot_be_done_is_refused_in_one_line(folder, tmp_path):
         folder, tmp_path / "new", "--weights", tmp_path / "half.safetensors")
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
+def test_a_compiled_prior_learns_the_same(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    for name, options in (("plain", ()), ("compiled", ("--compile",))):
+        finish(command(folder, tmp_path / name, "--steps", 5, "--scales", 2, *options))
+        assert any((tmp_path / "inductor").rglob("*.so")) == (name == "compiled")
+    plain, compiled = (log(tmp_path / name)[0] for name in ("plain", "compiled"))
+    assert float(compiled[1]) == pytest.approx(float(plain[1]), rel=1e-4)
+
+
 DENOISER = ("--iterations", 0, "--scales", 1)
 
 
