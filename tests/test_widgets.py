@@ -11,7 +11,7 @@ import torch
 from dense import uniform
 from PIL import Image
 
-from usrlib import widgets
+from usrlib import images, widgets
 
 EXPLORERS = {
     "degradation": widgets.degradation,
@@ -21,6 +21,7 @@ EXPLORERS = {
     "unfolding": widgets.unfolding,
     "turned_beta": widgets.turned_beta,
     "mismatch": widgets.mismatch,
+    "by_hand": lambda: widgets.by_hand(images.sample("coffee", 32, (100, 300)), 2),
 }
 each_explorer = pytest.mark.parametrize("name", EXPLORERS)
 
@@ -52,7 +53,7 @@ def test_every_control_changes_the_picture(name):
         for kind in explorer.controls["kind"].options if "kind" in explorer.controls else [None]:
             if kind:
                 explorer.controls["kind"].value = kind
-            if parameter == "angle" and kind:
+            if parameter == "angle":
                 explorer.controls["stretch"].value = 2.0
             initial = control.value
             for value in extremes(control):
@@ -86,6 +87,11 @@ def test_an_explorer_shows_a_widget_a_picture_and_text(name):
     assert poster.size == live.size == explorer.canvas.size
     difference = np.asarray(poster.convert("RGB"), float) - np.asarray(live, float)
     assert np.abs(difference).mean() < 8                    # the poster has 256 colours
+
+
+def test_a_photograph_without_a_middle_is_refused():
+    with pytest.raises(ValueError, match=r"y must be more than 24 / scale .* got \(1, 3, 30, 12\)"):
+        widgets.by_hand(torch.rand(1, 3, 30, 12), 2)
 
 
 def flat(grey):

@@ -23,6 +23,8 @@ from .metrics import psnr
 from .network import load_usrnet
 from .plotting import encode_png, log_magnitude
 from .splitting import alternate, hqs, penalties, total_variation
+from .upscaling import upscale
+from .validation import check_count, check_image
 
 PANEL_HEIGHT = 240     # pixels
 
@@ -356,6 +358,45 @@ def mismatch(width, sigma, noise, scale):
 
 
 # --- Shared ------------------------------------------------------------------------------------------------------
+
+# --- Notebook 12: the playground ---------------------------------------------------------------------------------
+
+def by_hand(y, scale):
+    """What the network is told of a photograph is set by hand: an oval Gaussian for the blur, and the noise.
+
+    y: (1, 3, h, w) in [0, 1], more than 24 pixels of x wide and high; its borders need not wrap around. The readout
+    has the root mean square of y - A x over its middle, into which no border is blurred.
+    """
+    check_image("y", y)
+    check_count("scale", scale)
+    middle = (..., *2 * [slice(-(-12 // scale), 12 // -scale)])
+    if not y[middle].numel():
+        raise ValueError(f"y must be more than 24 / scale pixels wide and high; got {tuple(y.shape)}")
+    y = y.float()
+
+    def compute(width, stretch, angle, sigma):
+        k = gaussian_kernel(25, ((width * stretch) ** 2, width**2), math.radians(angle), 2 * [(1 - scale) / 2]).float()
+        x = upscale(_network("tiny"), y, k, scale, sigma / 255)
+        residual = (y - degrade(x, k, scale))[middle]
+        panels = {
+            "y": y,
+            "k": k / k.max(),
+            "bicubic enlargement": F.interpolate(y, scale_factor=scale, mode="bicubic"),
+            "the network": x,
+            "y - A x, 8 times, on grey": 0.5 + 8 * residual,
+        }
+        return panels, (
+            f"Told: width {width:.1f}, stretched {stretch:.1f} times at {angle}°, noise {sigma:.1f}/255. "
+            f"What is left of y: {255 * residual.square().mean().sqrt():.1f}/255."
+        )
+
+    return Explorer(compute, {
+        "width": _slider("assumed width (pixels of x)", 0.5, 0.4, 2.5, 0.1)(),
+        "stretch": _slider("stretch along the axis", 1.0, 1.0, 2.0, 0.1)(),
+        "angle": _slider("angle (degrees)", 0, 0, 175, 5)(),
+        "sigma": _slider("assumed noise (255ths)", 3.0, 0.0, 15.0, 0.5)(),
+    }, continuous=False)
+
 
 def _signed(k, peak):
     """A kernel as a picture (1, 3, h, w): blue below zero, white at zero, red above."""
