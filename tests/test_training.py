@@ -470,11 +470,20 @@ OPTIONS = ["--iterations", 2, "--channels", 4, 6, "--blocks", 1, "--hidden", 4, 
            "--warmup", 2, "--no-bf16", "--report-every", 5, "--save-every", 10, "--device", "cpu"]
 
 
+def words(folder, out, *options):
+    return list(map(str, ["--images", folder, "--out", out, *OPTIONS, *options]))
+
+
+def train(folder, out, *options):
+    """The command, in this process, which saves the seconds in which another one would import PyTorch."""
+    training.main(words(folder, out, *options))
+
+
 def command(folder, out, *options, launcher=()):
+    """The command in a process of its own, which can be killed."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    words = [sys.executable, *launcher, "-m", "usrlib.training", "--images", folder, "--out", out, *OPTIONS, *options]
-    return subprocess.Popen(list(map(str, words)), env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
-                            text=True)
+    return subprocess.Popen([sys.executable, *launcher, "-m", "usrlib.training", *words(folder, out, *options)],
+                            env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def finish(process):
@@ -510,11 +519,11 @@ def test_killing_and_resuming_loses_nothing(folder, tmp_path, optimiser):
     assert log(out) == log(tmp_path / "whole")
 
 
-def test_a_time_limit_stops_it_cleanly(folder, tmp_path):
-    output = finish(command(folder, tmp_path / "limited", "--steps", "30", "--time-limit", "0"))
-    assert "to be resumed at step 5" in output
-    finish(command(folder, tmp_path / "limited", "--steps", "30", "--resume"))
-    finish(command(folder, tmp_path / "whole", "--steps", "30"))
+def test_a_time_limit_stops_it_cleanly(folder, tmp_path, capsys):
+    train(folder, tmp_path / "limited", "--steps", "30", "--time-limit", "0")
+    assert "to be resumed at step 5" in capsys.readouterr().out
+    train(folder, tmp_path / "limited", "--steps", "30", "--resume")
+    train(folder, tmp_path / "whole", "--steps", "30")
     assert log(tmp_path / "limited") == log(tmp_path / "whole")
 
 
@@ -537,10 +546,11 @@ def test_three_steps_of_the_full_network_work_on_a_cpu(photographs):
 
 
 def refused(folder, out, *options):
-    process = command(folder, out, *options)
-    errors = process.communicate(timeout=120)[1]
-    assert process.returncode == 1
-    return errors.strip().splitlines()[-1]
+    """What is said when it exits: with a text, so to the standard error, and with the status 1."""
+    with pytest.raises(SystemExit) as refusal:
+        train(folder, out, *options)
+    line, = refusal.value.code.splitlines()
+    return line
 
 
 @pytest.mark.parametrize("device", ["gpu", "meta", "cuda"])
@@ -567,7 +577,7 @@ def test_what_cannot_be_done_is_refused_in_one_line(folder, tmp_path):
         folder, tmp_path / "out", "--crop", "48")
     assert "--revive goes with --weights" in refused(folder, tmp_path / "out", "--revive")
     assert "--weights must be one of denoiser, tiny" in refused(folder, tmp_path / "out", "--weights", "")
-    finish(command(folder, tmp_path / "out", "--steps", "5"))
+    train(folder, tmp_path / "out", "--steps", "5")
     assert "out holds a checkpoint already" in refused(folder, tmp_path / "out", "--steps", "5")
     assert "differs in steps" in refused(folder, tmp_path / "out", "--steps", "6", "--resume")
     for name, length in (("cut", 3000), ("empty", 0)):
@@ -609,15 +619,15 @@ WIDER = ("--channels", 5, 9)
 ], ids=str)
 def test_training_goes_on_from_weights_and_the_card_says_so(folder, tmp_path, first, then):
     weights = tmp_path / "first" / "weights.safetensors"
-    finish(command(folder, tmp_path / "first", "--steps", "5", *first))
-    finish(command(folder, tmp_path / "then", "--steps", "5", "--weights", weights, *then))
+    train(folder, tmp_path / "first", "--steps", "5", *first)
+    train(folder, tmp_path / "then", "--steps", "5", "--weights", weights, *then)
     card = usrlib.network.read_card(tmp_path / "then" / "weights.safetensors")
     assert (card["continued_from"].pop("revived", None) is None) == ("--revive" not in then)
     assert card["continued_from"] == usrlib.network.read_card(weights) and card["steps_done"] == 5
-    finish(command(folder, tmp_path / "new", "--steps", "5", *(word for word in then if word != "--revive")))
+    train(folder, tmp_path / "new", "--steps", "5", *(word for word in then if word != "--revive"))
     assert log(tmp_path / "then")[0][1] != log(tmp_path / "new")[0][1]          # they have been used
     if first == then:
         assert float(log(tmp_path / "then")[0][1]) < float(log(tmp_path / "first")[0][1])
     assert card["architecture"] == ("ResUNet" if "--iterations" in then else "USRNet")
     shutil.rmtree(tmp_path / "first")                               # a checkpoint needs them no more
-    finish(command(folder, tmp_path / "then", "--steps", "5", "--weights", weights, *then, "--resume"))
+    train(folder, tmp_path / "then", "--steps", "5", "--weights", weights, *then, "--resume")
