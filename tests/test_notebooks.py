@@ -5,7 +5,9 @@ import re
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+from PIL import Image
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 PATHS = sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
@@ -80,6 +82,13 @@ def test_the_repository_keeps_no_figure_of_a_notebook_that_none_shows():
     shown = {name for path in PATHS for cell in code_cells(nbformat.read(path, as_version=4))
              for name in re.findall(r'"(\d\d_\w+)"', cell.source)}
     assert {path.stem for path in (FOLDER.parent / "figures").glob("[0-9][0-9]_*.png")} <= shown
+
+
+@pytest.mark.parametrize("figure", sorted((FOLDER.parent / "figures").glob("*.png")), ids=lambda path: path.stem)
+def test_no_figure_is_cut_off_at_its_edge(figure):
+    grey = np.asarray(Image.open(figure).convert("L"))
+    for name, edge in (("top", grey[0]), ("bottom", grey[-1]), ("left", grey[:, 0]), ("right", grey[:, -1])):
+        assert edge.min() > 200, name
 
 
 NUMBERED = {                                                        # how it is numbered, and referred to

@@ -76,9 +76,10 @@ def image_grid(panels, zoom=None, columns=None, side=2.4):
     shape = next(iter(panels.values())).shape
     aspect = shape[-2] / shape[-1]
     heights = [aspect, 1.0] if zoom else [aspect] * rows
+    titles = 0.3 + 0.17 * max(title.count("\n") for title in panels)        # inches, for one line and for each more
     figure, axes = plt.subplots(
-        rows, columns, figsize=(side * columns, side * sum(heights) + 0.3 * (1 if zoom else rows)), squeeze=False,
-        height_ratios=heights,
+        rows, columns, figsize=(side * columns, side * sum(heights) + titles * (1 if zoom else rows)), squeeze=False,
+        height_ratios=heights, layout="compressed",             # around pictures, whose sides are in proportion
     )
     for axis in axes.flat:
         axis.set_axis_off()
