@@ -391,7 +391,7 @@ def by_hand(y, scale):
         )
 
     return Explorer(compute, {
-        "width": _slider("assumed width (pixels of x)", 0.5, 0.4, 3.2, 0.1)(),
+        "width": _slider("assumed width (pixels)", 0.5, 0.4, 3.2, 0.1)(),
         "stretch": _slider("stretch along the axis", 1.0, 1.0, 2.0, 0.1)(),
         "angle": _slider("angle (degrees)", 0, 0, 175, 5)(),
         "sigma": _slider("assumed noise (255ths)", 3.0, 0.0, 15.0, 0.5)(),
