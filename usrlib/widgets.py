@@ -357,8 +357,6 @@ def mismatch(width, sigma, noise, scale):
     )
 
 
-# --- Shared ------------------------------------------------------------------------------------------------------
-
 # --- Notebook 12: the playground ---------------------------------------------------------------------------------
 
 def by_hand(y, scale):
@@ -369,13 +367,15 @@ def by_hand(y, scale):
     """
     check_image("y", y)
     check_count("scale", scale)
-    middle = (..., *2 * [slice(-(-12 // scale), 12 // -scale)])
+    edge = math.ceil(12 / scale)            # as far as the kernel reaches, in pixels of y
+    centre = -(scale - 1) / 2               # of a pixel of y, in pixels of x
+    middle = (..., slice(edge, -edge), slice(edge, -edge))
     if not y[middle].numel():
         raise ValueError(f"y must be more than 24 / scale pixels wide and high; got {tuple(y.shape)}")
     y = y.float()
 
     def compute(width, stretch, angle, sigma):
-        k = gaussian_kernel(25, ((width * stretch) ** 2, width**2), math.radians(angle), 2 * [(1 - scale) / 2]).float()
+        k = gaussian_kernel(25, ((width * stretch) ** 2, width**2), math.radians(angle), (centre, centre)).float()
         x = upscale(_network("tiny"), y, k, scale, sigma / 255)
         residual = (y - degrade(x, k, scale))[middle]
         panels = {
@@ -397,6 +397,8 @@ def by_hand(y, scale):
         "sigma": _slider("assumed noise (255ths)", 3.0, 0.0, 15.0, 0.5)(),
     }, continuous=False)
 
+
+# --- Shared ------------------------------------------------------------------------------------------------------
 
 def _signed(k, peak):
     """A kernel as a picture (1, 3, h, w): blue below zero, white at zero, red above."""
