@@ -32,7 +32,7 @@ evaluate: $(READY)         ## measure the methods on the course's own pictures a
 	@mkdir -p .build && rm -f .build/own_*.json
 	$(foreach name,$(OWN),$(MEASURE) $(own_$(name)) --out .build/own_$(name).json --against results/own_$(name).json &&) true
 
-results: $(READY)          ## measure them, and write results/own_* anew
+results: $(READY)          ## measure them, and write them anew, in results/
 	rm -f $(OWN:%=results/own_%.json)
 	$(foreach name,$(OWN),$(MEASURE) $(own_$(name)) --out results/own_$(name).json &&) true
 

@@ -87,10 +87,15 @@ def write(table, held_out):
             for window, crops in enumerate(each.tolist()):
                 for crop, values in enumerate(crops):
                     rows.writerow([*key, window, crop, *(f"{value:.4g}" for value in values)])
-    command = "python -m results.crops --images " + " ".join(f"{source}.tar" for source in held_out)
+    write_card(OUT, held_out)
+
+
+def write_card(out, held_out):
+    """Beside a table: with what it was made."""
+    command = f"python -m results.{out.stem} --images " + " ".join(f"{source}.tar" for source in held_out)
     card = {"command": command, "held_out": {source: these.source for source, these in held_out.items()},
             "torch": torch.__version__}
-    OUT.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    out.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

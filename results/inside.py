@@ -16,7 +16,7 @@ import torch
 from results.parts import PARTS, network_after
 from usrlib import benchmark_kernels, images, load_usrnet
 from usrlib.evaluation import OWN, low_resolution
-from usrlib.training import CONFIGS, Batch, Photographs, Sampler, activity, predict
+from usrlib.training import CONFIGS, Photographs, Sampler, activity
 
 
 def silent(model):
@@ -32,7 +32,7 @@ def bias(model, lr):
     """Mean error of each channel."""
     k, own = benchmark_kernels()[2:3], [images.sample(name, 128, corner) for name, corner in OWN.items()]
     x, y = torch.cat(own).float(), torch.cat([low_resolution(one, k, 2, 0.0, lr=lr) for one in own]).float()
-    error = 255 * (predict(model, Batch(x, y, k.float(), 2, torch.zeros(len(x), 1, 1, 1))) - x)
+    error = 255 * (model(y, k.float(), 2, 0.0) - x)
     return [round(value, 2) for value in error.mean((0, 2, 3)).tolist()]
 
 

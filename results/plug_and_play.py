@@ -9,14 +9,13 @@ in dB with each of them. plug_and_play.json says with what it was made; notebook
 
 import argparse
 import csv
-import json
 from itertools import product
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from results.crops import BATCH, BATCHES, windows
+from results.crops import BATCH, BATCHES, windows, write_card
 from results.parts import network_after
 from usrlib import hqs, load_denoiser, load_usrnet, psnr, splitting, training
 from usrlib.evaluation import PNP_STEPS
@@ -53,12 +52,13 @@ def psnrs(restore, batches):
 
 def photographs_of(path, held_out):
     """Which photograph each window is cut from: their numbers. The tiles of a photograph are one."""
-    names = [training._photograph(name) for name, _ in training._files(path) if training._is_held_out(name)]
+    names = [training.photograph(name) for name, _ in training.files_of(path)]
+    chosen = training.held_out_of(names)
+    names = [name for name in names if name in chosen]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     for step in range(BATCHES):
-        place = training.Dice(training.HELD_OUT_SEED, step, torch.arange(BATCH)).below("photograph", held_out.start[-1])
-        for tile in torch.searchsorted(held_out.start, place, right=True) - 1:             # as `Photographs.crops`
-            yield numbers[names[tile]]
+        dice = training.Dice(training.HELD_OUT_SEED, step, torch.arange(BATCH))
+        yield from (numbers[names[tile]] for tile in held_out.chosen(dice))
 
 
 @torch.no_grad()
@@ -77,10 +77,7 @@ def main():
             table = [psnrs(restore, batches) for restore in tqdm(columns.values(), desc=str(key))]
             for window, values in enumerate(zip(*table, strict=True)):
                 rows.writerow([*key, window, photographs[key[0]][window], *(f"{value:.3f}" for value in values)])
-    command = "python -m results.plug_and_play --images " + " ".join(f"{source}.tar" for source in held_out)
-    card = {"command": command, "held_out": {source: these.source for source, these in held_out.items()},
-            "torch": torch.__version__}
-    OUT.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    write_card(OUT, held_out)
 
 
 if __name__ == "__main__":

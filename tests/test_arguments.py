@@ -167,6 +167,16 @@ def test_a_sigma_that_was_meant_in_255ths_brings_a_warning_that_points_at_the_us
     assert {warning.filename for warning in caught} == {__file__}
 
 
+@pytest.mark.parametrize("call", [
+    lambda y: usrlib.load_usrnet("tiny")(y, K.float(), 2, 0.01),
+    lambda y: usrlib.hqs(y, K.float(), 2, 0.01, lambda z, beta: z, 1.0, [1.0]),
+], ids=["USRNet", "hqs"])
+def test_a_picture_of_0_to_255_brings_a_warning(call):
+    with pytest.warns(UserWarning, match=r"y is expected in \[0, 1\].* it reaches") as caught:
+        call(255 * Y.float())
+    assert {warning.filename for warning in caught} == {__file__}
+
+
 def test_trust_ends_with_its_thread():
     spoilt = holding(X, NAN)
     with trusted_values(), ThreadPoolExecutor() as pool:
@@ -185,7 +195,7 @@ def test_a_denoiser_names_what_it_cannot_use(z):
 
 @pytest.mark.parametrize("beta", [torch.full((8,), 0.1), torch.full((2, 1, 1, 1), 0.1), torch.full((1, 1, 8, 8), 0.1)])
 def test_a_denoiser_takes_one_level_for_an_image(beta):
-    with pytest.raises(ValueError, match=r"^beta must be a number or have shape \(1 or N, 1, 1, 1\); got"):
+    with pytest.raises(ValueError, match=r"^beta must be a number or have shape \(1 or 1, 1, 1, 1\); got"):
         usrlib.load_denoiser("denoiser")(uniform(1, 3, 8, 8).float(), beta)
 
 
@@ -205,6 +215,18 @@ def test_a_message_about_levels_says_how_many_there_may_be():
         usrlib.data_step(X, Y, K, 2, level(0.1, 0.2, 0.3))
     with pytest.raises(ValueError, match=r"sigma must be a number; got a tensor of shape \(2, 1, 1, 1\)"):
         usrlib.hqs(Y, K, 2, level(0.1, 0.2), lambda z, beta: z, 1.0, [1.0])
+
+
+@pytest.mark.parametrize("alpha", [torch.full((2,), 0.1), torch.full((1, 3, 1, 1), 0.1), 0.0, -1.0, NAN, None])
+def test_the_inner_step_names_an_alpha_that_it_cannot_use(alpha):
+    with pytest.raises((ValueError, TypeError), match=r"^alpha must be a "):
+        usrlib.DataStep(Y, K, 2)(X, alpha)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_inner_step_wants_the_dtype_of_y(dtype):
+    with pytest.raises(TypeError, match=r"x must have the dtype of y, torch\.float64"):
+        usrlib.DataStep(Y, K, 2)(X.to(dtype), 0.1)
 
 
 def test_an_alpha_that_vanishes_in_the_dtype_is_refused():

@@ -11,6 +11,7 @@ from textbook import TextbookDataStep
 
 import usrlib
 from usrlib import images
+from usrlib.validation import trusted_values
 
 
 def case(batch=(1, 1), small=(4, 4), size=(3, 3), scale=2, kernels=1):
@@ -22,6 +23,25 @@ def case(batch=(1, 1), small=(4, 4), size=(3, 3), scale=2, kernels=1):
 def misfit(x, y, k, scale):
     """|y - Ax|^2 with the dense A."""
     return each_plane(lambda x, y, k: np.square(y.ravel() - matrix(k, x.shape, scale) @ x.ravel()).sum(), x, y, k).sum()
+
+
+# --- Inside other programs ---------------------------------------------------------------------------------------
+
+def test_it_can_be_traced_and_compiled_whole():
+    x, y, k = case()
+    compiled = torch.compile(usrlib.data_step, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(x, y, k, 2, 0.1), usrlib.data_step(x, y, k, 2, 0.1))
+    network = usrlib.load_usrnet("tiny").double()
+    picture = uniform(1, 3, 8, 8)
+    traced = torch.compile(network, fullgraph=True, backend="eager")(picture, k, 2, 0.01)
+    assert torch.allclose(traced, network(picture, k, 2, 0.01), atol=1e-12)
+
+
+def test_it_can_be_mapped_over_a_batch_where_values_are_trusted():
+    x, y, k = case(batch=(3, 2), kernels=3)
+    with trusted_values():
+        mapped = torch.func.vmap(lambda x, y, k: usrlib.data_step(x[None], y[None], k[None], 2, 0.1)[0])(x, y, k)
+    assert torch.allclose(mapped, usrlib.data_step(x, y, k, 2, 0.1), atol=1e-12)
 
 
 # --- The solution ------------------------------------------------------------------------------------------------

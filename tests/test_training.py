@@ -188,14 +188,27 @@ def test_photographs_are_read_from_folders_and_tar_files(folder, tmp_path):
 def test_tiles_of_one_photograph_are_held_out_together():
     for n in range(200):
         names = (f"a/photo{n}.jpg", f"a/photo{n}_0000_0384.jpg", f"photo{n}_768_0.jpg")
-        assert len({training._is_held_out(name) for name in names}) == 1
-    share = np.mean([training._is_held_out(f"photo{n}.jpg") for n in range(5000)])
-    assert abs(share - 1 / training.HELD_OUT) < 0.01
+        assert {training.photograph(name) for name in names} == {f"photo{n}"}
+    chosen = training.held_out_of(f"photo{n}.jpg" for n in range(5000))
+    assert abs(len(chosen) / 5000 - 1 / training.HELD_OUT) < 0.01
+
+
+def test_of_few_photographs_one_is_held_out(tmp_path):
+    generator = np.random.default_rng(0)
+    for name in ("a_0_0", "a_0_96", "b", "c"):
+        Image.fromarray(generator.integers(0, 255, (96, 96, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    kept, held_out = read_photographs([tmp_path])
+    assert len(held_out.height) in (1, 2) and len(kept.height) + len(held_out.height) == 4
+    assert len(training.held_out_of(path.name for path in tmp_path.iterdir())) == 1
+    for name in ("b", "c"):
+        (tmp_path / f"{name}.png").unlink()
+    with pytest.raises(ValueError, match="at least two photographs, one to hold out; got 2 pictures of one"):
+        read_photographs([tmp_path])
 
 
 @pytest.mark.parametrize("camera", ["IMG_{:04d}.jpg", "DSC_{:04d}.JPG", "20240507_{:06d}.jpg"])
 def test_the_numbers_of_a_camera_are_not_tiles_of_one_photograph(camera):
-    assert 10 < sum(training._is_held_out(camera.format(n)) for n in range(1000)) < 60
+    assert 10 < len(training.held_out_of(camera.format(n) for n in range(1000))) < 60
 
 
 def test_photographs_of_one_name_are_all_read_and_share_their_fate(folder, tmp_path):

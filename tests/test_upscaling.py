@@ -1,11 +1,13 @@
 """A real photograph: borders, tiles, alignment; files of every kind; errors in one line."""
 
+import contextlib
 import io
 import math
 import struct
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import usrlib
-from usrlib import images, upscaling
+from usrlib import evaluation, images, upscaling
 from usrlib.upscaling import GRID, estimate_noise, read_kernel, upscale, wrap
 
 KERNELS = usrlib.benchmark_kernels()
@@ -115,6 +117,12 @@ def test_tiles_leave_no_seams(tiny, number, scale, sigma, height, width, tile):
     tiled = upscale(restore, y, k, scale, sigma / 255, tile)
     assert len(calls) > 2
     assert (tiled - whole).abs().max() < 1 / 255
+
+
+def test_in_a_batch_every_kernel_has_the_margin_that_the_widest_needs():
+    y, k = uniform(2, 1, 24, 24), torch.cat([usrlib.gaussian_kernel(25, (w**2, w**2)) for w in (0.7, 3.0)])
+    together = upscale(evaluation.wiener, y, k, 2, 0.01)
+    assert torch.allclose(together[1:], upscale(evaluation.wiener, y[1:], k[1:], 2, 0.01), atol=1e-9)
 
 
 def test_tiles_are_bounded_and_begin_where_the_prior_can_follow():
@@ -262,6 +270,13 @@ def twice(array):
     return np.asarray(array).repeat(2, 0).repeat(2, 1)
 
 
+def assert_enlarged(result, alpha):
+    """The transparency of the result is that of the picture, enlarged; near the frame Pillow goes on otherwise."""
+    expected = alpha.convert("F").resize(result.size, Image.Resampling.BICUBIC)      # 8 bits are clipped on the way
+    found, expected = (np.asarray(band, float)[4:-4, 4:-4] for band in (result.getchannel("A"), expected))
+    np.testing.assert_allclose(found, expected.clip(0, 255), atol=0.51)
+
+
 @pytest.mark.parametrize("picture, name, mode", [
     (RGB, "in.png", "RGB"), (RGB.convert("CMYK"), "in.tif", "RGB"), (RGB.quantize(8), "in.png", "RGB"),
     (GREY, "in.png", "L"), (GREY.convert("1"), "in.png", "L"), (with_alpha(RGB), "in.png", "RGBA"),
@@ -279,10 +294,11 @@ def test_pictures_of_every_kind_come_out_as_they_went_in(command, picture, name,
             np.testing.assert_array_equal(np.asarray(result), twice(file))
             return
         opaque, expected = result.convert("RGB"), file.convert("RGB")
-    np.testing.assert_array_equal(np.asarray(opaque), twice(expected))
+    seen = twice(np.ones(expected.size[::-1], bool))
     if "A" in mode:
-        alpha = picture.getchannel("A").resize(result.size, Image.Resampling.BICUBIC)
-        np.testing.assert_array_equal(np.asarray(result.getchannel("A")), np.asarray(alpha))
+        assert_enlarged(result, picture.getchannel("A"))
+        seen = twice(np.asarray(picture.getchannel("A")) > 0) | (not picture.getchannel("A").getextrema()[1])
+    np.testing.assert_array_equal(np.asarray(opaque)[seen], twice(expected)[seen])
 
 
 @pytest.mark.parametrize("picture, key, mode", [(RGB.quantize(4), 1, "RGBA"), (GREY, int(COLOURS[0, 0, 0]), "LA"),
@@ -293,8 +309,27 @@ def test_a_transparent_colour_becomes_an_alpha_channel(command, picture, key, mo
     with Image.open("in.png") as file:
         alpha = file.convert("RGBA").getchannel("A")
     assert alpha.getextrema() == (0, 255)
-    alpha = alpha.resize(result.size, Image.Resampling.BICUBIC)
-    np.testing.assert_array_equal(np.asarray(result.getchannel("A")), np.asarray(alpha))
+    assert_enlarged(result, alpha)
+
+
+def test_hidden_colours_do_not_bleed_into_what_is_seen(command, monkeypatch):
+    monkeypatch.setattr(upscaling, "network", lambda name: evaluation.bicubic)
+    picture = np.zeros((48, 48, 4), np.uint8)
+    picture[12:36, 12:36] = 250, 160, 40, 255
+    result = np.asarray(command(Image.fromarray(picture))[0]).astype(int)
+    assert abs(result[result[..., 3] > 0, :3] - (250, 160, 40)).max() <= 1
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3])
+def test_transparency_lies_over_the_colours_whatever_the_kernel(command, monkeypatch, scale):
+    monkeypatch.setattr(upscaling, "network", lambda name: evaluation.bicubic)
+    kernel = Path.cwd().parent / "k.npy"
+    np.save(kernel, usrlib.motion_kernel(9, torch.Generator().manual_seed(0)).numpy())          # of shape (1, 1, 9, 9)
+    grey = GREY.point(lambda level: max(level, 1))                                              # nothing is hidden
+    result, said = command(Image.merge("LA", (grey, grey)), "--kernel", str(kernel), "--scale", str(scale))
+    assert ("moves the picture" in said) == (scale > 1)
+    colour, alpha = (np.asarray(band, int) for band in result.split())
+    np.testing.assert_allclose(colour, alpha, atol=1)
 
 
 @pytest.mark.parametrize("picture", [RGB, DEEP, with_alpha(GREY)])
@@ -305,10 +340,35 @@ def test_a_turned_photograph_comes_out_upright(command, picture):
     assert result.size == (18, 24) and not result.getexif().get(274)
     colours = COLOURS if picture is RGB else np.asarray(picture if picture is DEEP else picture.convert("L"))
     found = result if picture is DEEP else result.convert("RGB" if picture is RGB else "L")
-    np.testing.assert_array_equal(np.asarray(found), twice(np.rot90(colours, -1)))
+    seen = np.ones(result.size[::-1], bool)
     if "A" in result.getbands():
         alpha = picture.getchannel("A").transpose(Image.Transpose.ROTATE_270)
-        np.testing.assert_array_equal(result.getchannel("A"), alpha.resize(result.size, Image.Resampling.BICUBIC))
+        assert_enlarged(result, alpha)
+        seen = twice(np.asarray(alpha) > 0)
+    np.testing.assert_array_equal(np.asarray(found)[seen], twice(np.rot90(colours, -1))[seen])
+
+
+@pytest.mark.parametrize("largest, refused", [(100, False), (255, False), (65535, True)])
+@pytest.mark.parametrize("kind", [b"P3", b"P6"])
+def test_a_ppm_of_more_than_8_bits_is_not_cut_to_8_in_silence(tmp_path, kind, largest, refused):
+    levels = np.arange(12) * largest // 11
+    body = b" ".join(b"%d" % level for level in levels) if kind == b"P3" else \
+        levels.astype(">u2" if largest > 255 else ">u1").tobytes()
+    (tmp_path / "in.ppm").write_bytes(kind + b"\n2 2\n%d\n" % largest + body)
+    with contextlib.ExitStack() as stack:
+        if refused:
+            stack.enter_context(pytest.raises(OSError, match="more than 8 bits"))
+        images.read_array(tmp_path / "in.ppm")
+    assert any("8 of its 16 bits" in note for note in upscaling.read_photo(tmp_path / "in.ppm").notes) == refused
+
+
+def test_a_bmp_of_16_bits_a_pixel_is_read(command):
+    header = struct.pack("<2sIHHIIiiHHIIiiII", b"BM", 14 + 40 + 12 + 8, 0, 0, 66, 40, 2, 2, 1, 16, 3, 8, 0, 0, 0, 0)
+    red, white = 0b11111 << 11, 0xFFFF
+    file = header + struct.pack("<III", 0b11111 << 11, 0b111111 << 5, 0b11111) + struct.pack("<4H", red, white, 0, red)
+    result, said = command(file, name="in.bmp")
+    assert "note" not in said
+    np.testing.assert_array_equal(np.asarray(result), twice([[[0, 0, 0], [255, 0, 0]], [[255, 0, 0], [255] * 3]]))
 
 
 @pytest.mark.parametrize("picture", [GREY, DEEP])

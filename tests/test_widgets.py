@@ -90,7 +90,7 @@ def test_an_explorer_shows_a_widget_a_picture_and_text(name):
 
 
 def test_a_photograph_without_a_middle_is_refused():
-    with pytest.raises(ValueError, match=r"y must be more than 24 / scale .* got \(1, 3, 30, 12\)"):
+    with pytest.raises(ValueError, match=r"y must be more than 12 pixels .* got \(1, 3, 30, 12\)"):
         widgets.by_hand(torch.rand(1, 3, 30, 12), 2)
 
 

@@ -2,6 +2,7 @@
 
 Images are float tensors (N, C, H, W) in [0, 1]; kernels (1 or N, 1, h, w) with their centre at (h // 2, w // 2);
 convolution is true and circular; `scale` keeps pixel 0 of each block; `sigma` is on the scale of the image.
+Arguments of another type, shape or range, and NaN, are refused with a TypeError or ValueError that names them.
 """
 
 from .data_step import DataStep, data_step

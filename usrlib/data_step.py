@@ -12,15 +12,23 @@ import torch
 import torch.nn.functional as F
 
 from .fourier import embed
-from .validation import check_count, check_image, check_kernel, check_kernel_fits, check_resolved, check_same_images
+from .validation import (
+    check_count,
+    check_image,
+    check_kernel,
+    check_kernel_fits,
+    check_level_of_each,
+    check_resolved,
+    check_same_images,
+)
 
 
 class DataStep:
     """Everything about (y, k, scale) that the iterations share; call it with x and alpha.
 
     y: (N, C, h, w). k: (1 or N, 1, kh, kw), no larger than the HR image. scale: int >= 1.
-    These are checked here, once; of a call only the shape of x is (`data_step` checks everything).
-    Differentiable in y, k, x and alpha; float32 or float64.
+    These are checked here, once. Of a call no values of tensors are looked at, for which a GPU would have to wait;
+    `data_step` looks at them. Differentiable in y, k, x and alpha; float32 or float64.
     """
 
     def __init__(self, y, k, scale):
@@ -28,7 +36,7 @@ class DataStep:
         check_kernel("k", k)
         check_count("scale", scale)
         self.scale = int(scale)
-        self.small = y.shape[-2:]
+        self.small, self.dtype = y.shape[-2:], y.dtype
         self.shape = (*y.shape[:2], y.shape[2] * self.scale, y.shape[3] * self.scale)
         check_kernel_fits(k, y.shape[0], self.shape[-2:])
         # The phases of the reversed kernel are k_p[-j]: their spectra are conj(k̂_p), which A' needs.
@@ -41,6 +49,9 @@ class DataStep:
         """z = argmin |y - (z ⊗ k)↓s|^2 + alpha |z - x|^2. x: (N, C, sh, sw). alpha: > 0, a number or (N, 1, 1, 1)."""
         if x.shape != self.shape:
             raise ValueError(f"x must have shape {tuple(self.shape)}, scale {self.scale} times y; got {tuple(x.shape)}")
+        if x.dtype != self.dtype:
+            raise TypeError(f"x must have the dtype of y, {self.dtype}; got {x.dtype}")
+        check_level_of_each("alpha", alpha, x.shape[0], positive=True)
         x_hat = torch.fft.rfft2(self._phases(x))                           # (N, C, s^2, h, w')
         residual = self.y_hat - (self.k_hat_conj.conj() * x_hat).sum(2)    # y - Ax
         alpha = alpha.to(x) if isinstance(alpha, torch.Tensor) else alpha

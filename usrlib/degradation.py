@@ -24,7 +24,10 @@ def blur(x, k):
 
 
 def blur_adjoint(x, k):
-    """The adjoint of `blur`, circular correlation with k: <blur(x, k), y> = <x, blur_adjoint(y, k)>."""
+    """The adjoint of `blur`, circular correlation with k: <blur(z, k), x> = <z, blur_adjoint(x, k)>.
+
+    x: (N, C, H, W), k: (1 or N, 1, h, w), as for `blur`.
+    """
     return _filter(x, k, adjoint=True)
 
 
@@ -50,7 +53,7 @@ def degrade(x, k, scale, sigma=0.0, generator=None):
 
     x: (N, C, H, W) in [0, 1], sides multiples of scale. k: (1 or N, 1, h, w). sigma: standard deviation of the
     noise on the scale of x, a number or (N, 1, 1, 1). generator: a torch.Generator, for noise that can be made
-    again. Returns (N, C, H/scale, W/scale), not clipped.
+    again; it is drawn where sigma is 0, too. Returns (N, C, H/scale, W/scale), not clipped.
     """
     y = downsample(blur(x, k), scale)
     check_noise("sigma", sigma, batch=len(y))

@@ -1,5 +1,7 @@
 """Photographs in and out: the course's sample pictures, files, and the way between 8-bit arrays and tensors."""
 
+import re
+
 import numpy as np
 import torch
 from PIL import Image, ImageOps
@@ -9,6 +11,7 @@ from .validation import check_choice, check_count, check_image, check_shape
 
 SAMPLES = ("astronaut", "chelsea", "coffee", "rocket")
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")      # endings of files that are taken for one
+LEAST_LOSS = {"quality": 95, "subsampling": 0}          # of JPEG: a restored picture keeps its edges and their colours
 
 
 def sample(name, size=None, corner=(0, 0)):
@@ -56,13 +59,15 @@ def decode(name, file):
 
 
 def stores_16_bits(file):
-    """Whether an opened Pillow image holds 16 bits a channel in its file, whatever its mode says."""
-    return any(";16" in str(tile[3]) for tile in getattr(file, "tile", ()))
+    """Whether an opened Pillow image holds more than 8 bits a channel in its file, whatever its mode says."""
+    # BGR;16 has 16 bits a pixel, not a channel; of PPM and PGM the last argument is the largest level.
+    return any(re.search("(?<!BGR);16", str(args)) or (codec.startswith("ppm") and args[-1] > 255)
+               for codec, _, _, args in getattr(file, "tile", ()))
 
 
 def write(path, x):
     """Write one image (1, 1 or 3, H, W) in [0, 1] to a file; the ending of the path decides the format."""
-    Image.fromarray(to_array(x)).save(path)
+    Image.fromarray(to_array(x)).save(path, **LEAST_LOSS)
 
 
 def to_tensor(array):

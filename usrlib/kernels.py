@@ -33,13 +33,18 @@ def gaussian_kernel(size, variances, angle=0.0, shift=(0.0, 0.0)):
     check_pair("variances", variances, positive=True)
     check_pair("shift", shift)
     check_number("angle", angle)
-    axis = torch.arange(size, dtype=torch.float64) - size // 2
-    dy, dx = torch.meshgrid(axis - shift[0], axis - shift[1], indexing="ij")
-    along = math.cos(angle) * dx + math.sin(angle) * dy
-    across = math.cos(angle) * dy - math.sin(angle) * dx
-    exponent = -0.5 * (along**2 / variances[0] + across**2 / variances[1])
-    k = (exponent - exponent.max()).exp()      # the largest entry is 1: no underflow, however narrow or shifted
-    return (k / k.sum())[None, None]
+    variances, shift = (torch.tensor(pair, dtype=torch.float64).view(1, 2, 1, 1) for pair in (variances, shift))
+    return gaussians(size, variances, torch.tensor(angle, dtype=torch.float64).view(1, 1, 1), shift)
+
+
+def gaussians(size, variances, angle, shift):
+    """`gaussian_kernel` for many at once, not checked: (N, 2, 1, 1), (N, 1, 1), (N, 2, 1, 1) -> (N, 1, size, size)."""
+    axis = torch.arange(size, dtype=angle.dtype, device=angle.device) - size // 2
+    dy, dx = axis[:, None] - shift[:, 0], axis - shift[:, 1]
+    along, across = angle.cos() * dx + angle.sin() * dy, angle.cos() * dy - angle.sin() * dx
+    exponent = -0.5 * (along**2 / variances[:, 0] + across**2 / variances[:, 1])
+    k = (exponent - exponent.amax((-2, -1), keepdim=True)).exp()     # the largest entry is 1: no underflow
+    return (k / k.sum((-2, -1), keepdim=True)).unsqueeze(1)
 
 
 def motion_kernel(size, generator=None):

@@ -19,16 +19,17 @@ def psnr(a, b, border=0):
 def ssim(a, b, border=0):
     """Structural similarity (Wang et al. 2004: Gaussian window of width 1.5), averaged over channels and images.
 
-    a, b: (N, C, H, W) in [0, 1], at least 11x11 inside the border. Computed by scikit-image, on the CPU.
+    a, b: (N, C, H, W) in [0, 1], at least 11x11 inside the border, or ValueError. Computed by scikit-image, on the CPU.
+    Returns a float.
     """
     a, b = _cropped_pair(a, b, border)
     if min(a.shape[-2:]) < 11:
         left = "x".join(map(str, a.shape[-2:]))
         raise ValueError(f"border must leave 11x11 pixels of a and b, the window of SSIM; it leaves {left}")
-    return structural_similarity(
+    return float(structural_similarity(
         a.flatten(0, 1).numpy(force=True), b.flatten(0, 1).numpy(force=True), channel_axis=0, data_range=1.0,
         gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
-    )
+    ))
 
 
 def quantize(x):

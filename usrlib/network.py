@@ -24,7 +24,14 @@ from torch import nn
 
 from .data_step import DataStep
 from .splitting import alternate
-from .validation import check_count, check_counts, check_kernel_sum, check_level, check_noise
+from .validation import (
+    check_count,
+    check_counts,
+    check_grey_levels,
+    check_kernel_sum,
+    check_level_of_each,
+    check_noise,
+)
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -73,16 +80,12 @@ class ResUNet(nn.Module):
             raise ValueError(f"z must have shape (N, 3, H, W); got {tuple(z.shape)}")
         if z.dtype != self.head.weight.dtype:
             raise TypeError(f"z must have the dtype of the denoiser, {self.head.weight.dtype}; got {z.dtype}")
-        if not isinstance(beta, torch.Tensor):
-            check_level("beta", beta)
-        elif beta.shape not in ((), (1, 1, 1, 1), (z.shape[0], 1, 1, 1)):
-            raise ValueError(f"beta must be a number or have shape (1 or N, 1, 1, 1); got {tuple(beta.shape)}")
+        check_level_of_each("beta", beta, z.shape[0])
         height, width = z.shape[-2:]
-        missing = [-side % 2 ** len(self.down) for side in (width, height)]
-        beta = beta.to(z) if isinstance(beta, torch.Tensor) else z.new_full((1, 1, 1, 1), beta)
+        multiple = 2 ** len(self.down)
+        beta = torch.as_tensor(beta, dtype=z.dtype, device=z.device)
         x = torch.cat([z, beta.expand(z.shape[0], 1, height, width)], dim=1)
-        if any(missing):
-            x = F.pad(x, (0, missing[0], 0, missing[1]), mode="replicate")
+        x = F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
         x = self.head(x.contiguous(memory_format=torch.channels_last))
         skips = []
         for down in self.down:
@@ -141,7 +144,7 @@ class USRNet(nn.Module):
 
         y: (N, 3, h, w) in [0, 1]. k: (1 or N, 1, kh, kw), sum 1, no larger than the result. scale: int >= 1.
         sigma: noise of y, on the scale of y: a number >= 0 or (N, 1, 1, 1).
-        Raises ValueError or TypeError that names the argument; warns where k does not sum to 1.
+        Raises ValueError or TypeError that names the argument; warns where k does not sum to 1 or y is in 0 to 255.
         """
         for step in self._unfold(y, k, scale, sigma):
             x = step.x
@@ -155,6 +158,7 @@ class USRNet(nn.Module):
         with torch.autocast(y.device.type if isinstance(y, torch.Tensor) else "cpu", enabled=False):
             solve = DataStep(y, k, scale)
             check_kernel_sum("k", k)
+            check_grey_levels("y", y)
             if y.shape[1] != 3:
                 raise ValueError(f"y must have 3 channels; got {y.shape[1]} (repeat a grey picture three times)")
             weight = self.prior.head.weight

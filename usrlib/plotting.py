@@ -95,7 +95,10 @@ def image_grid(panels, zoom=None, columns=None, side=2.4):
 
 
 def draw_kernel(axis, k, title="", centre=True):
-    """A kernel as an image: blue below zero, red above, its centre (h // 2, w // 2) marked with a cross."""
+    """A kernel as an image: blue below zero, red above, its centre (h // 2, w // 2) marked with a cross.
+
+    k: (h, w) or (1, 1, h, w).
+    """
     k = torch.as_tensor(k).detach().reshape(k.shape[-2:])
     peak = k.abs().max().item()
     picture = axis.imshow(k.cpu().numpy(), cmap="RdBu_r", vmin=-peak, vmax=peak)
@@ -120,7 +123,10 @@ def draw_spectrum(axis, x, title=""):
 
 
 def log_magnitude(spectrum):
-    """log |spectrum|, frequency 0 in the middle, five decades below its maximum mapped to [0, 1]: (H, W)."""
+    """log |spectrum|, frequency 0 in the middle, five decades below its maximum mapped to [0, 1]: (H, W).
+
+    spectrum: complex, of H x W entries.
+    """
     magnitude = torch.fft.fftshift(spectrum.reshape(spectrum.shape[-2:]).abs()).double()
     return (1 + (magnitude / magnitude.max().clamp(min=1e-300)).log10() / 5).clamp(0, 1)
 

@@ -13,7 +13,7 @@ from skimage.restoration import denoise_nl_means, denoise_tv_chambolle, denoise_
 
 from .data_step import DataStep
 from .degradation import bicubic_upsample
-from .validation import check_count, check_image, check_level, check_noise
+from .validation import check_count, check_grey_levels, check_image, check_level, check_noise
 
 # With σ = 0 the data step would need α = 0. Rounding of relative size 2^-24 in y comes out of it magnified by at
 # most 1 / (2 sqrt(α)); this floor keeps that under 1e-4, a fortieth of a grey level (notebook 03, section 3.6).
@@ -61,6 +61,7 @@ def hqs(y, k, scale, sigma, prior, lam, mu):
     ValueError or TypeError that names one.
     """
     solve = DataStep(y, k, scale)
+    check_grey_levels("y", y)
     check_noise("sigma", sigma)
     check_level("lam", lam, positive=True)
     if not callable(prior):
@@ -71,14 +72,14 @@ def hqs(y, k, scale, sigma, prior, lam, mu):
         raise TypeError(f"mu must be a sequence of numbers above 0; got {mu!r}") from None
     if not path:
         raise ValueError("mu must hold at least one number above 0; it is empty")
-    for value in path:
-        check_level("mu", value, positive=True)
+    for mu_k in path:
+        check_level("mu", mu_k, positive=True)
     return alternate(solve, bicubic_upsample(y, scale), prior, levels(float(sigma), lam, path))
 
 
 def levels(sigma, lam, mu):
     """(alpha, beta) for every penalty of mu: alpha = mu sigma^2, at least ALPHA_FLOOR, and beta = sqrt(lam / mu)."""
-    return [(max(value * sigma**2, ALPHA_FLOOR), math.sqrt(lam / value)) for value in mu]
+    return [(max(mu_k * sigma**2, ALPHA_FLOOR), math.sqrt(lam / mu_k)) for mu_k in mu]
 
 
 def alternate(solve, x, prior, path):
@@ -102,13 +103,19 @@ def total_variation(z, beta, iterations=100):
 
 
 def wavelets(z, beta):
-    """Soft thresholding of wavelet coefficients (scikit-image: db4, BayesShrink), noise level beta: plug and play."""
+    """Soft thresholding of wavelet coefficients (scikit-image: db4, BayesShrink), noise level beta: plug and play.
+
+    On the CPU, not differentiable. z: (N, C, H, W). beta: number >= 0.
+    """
     return _each_image(z, beta, lambda image, beta: denoise_wavelet(
         image, sigma=max(beta, 1e-6), wavelet="db4", channel_axis=-1, rescale_sigma=False))
 
 
 def nonlocal_means(z, beta):
-    """Non-local means (scikit-image: patches 5x5, search 13x13) for noise of level beta: plug and play."""
+    """Non-local means (scikit-image: patches 5x5, search 13x13) for noise of level beta: plug and play.
+
+    On the CPU, not differentiable. z: (N, C, H, W). beta: number >= 0.
+    """
     return _each_image(z, beta, lambda image, beta: denoise_nl_means(
         image, patch_size=5, patch_distance=6, h=0.8 * max(beta, 1e-6), sigma=beta, channel_axis=-1))
 

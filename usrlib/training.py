@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 from . import images
 from .degradation import blur, downsample
-from .kernels import motion_kernel
+from .kernels import gaussians, motion_kernel
 from .metrics import psnr
 from .network import ResidualBlock, ResUNet, USRNet, load_denoiser, load_usrnet, read_card, replace_file, save_weights
 from .splitting import ROUNDING, levels, plug_and_play_path
@@ -48,9 +48,9 @@ HELD_OUT = 32                      # one photograph in so many is never trained 
 HELD_OUT_SEED = 2**40               # what is measured on them is the same for every run of one task
 
 
-# Of the error of a batch, (N, C, H, W). "psnr" is, up to a factor, the mean PSNR that crops lack, each for itself. That
-# of whole pictures hears their busy crops better; "rms", in grey levels, is a power between it and the squared error
-# (notebook 09, sections 9.2, 9.7). In both, below an error of one grey level there is nothing to gain.
+# Of the error of a batch, (N, C, H, W). "psnr" is minus the mean PSNR of the crops, up to a factor and a constant. The
+# PSNR of whole pictures hears their busy crops more; "rms" lies between the two (notebook 09, sections 9.2, 9.7). The 1
+# in both: below an error of one grey level there is nothing to gain.
 LOSSES = {
     "absolute": lambda error: error.abs().mean(),
     "psnr": lambda error: (255 * error).square().mean((1, 2, 3)).log1p().mean(),
@@ -217,14 +217,17 @@ class Photographs:
             self.checksum = crc32(array, self.checksum)
         self.source = f"{source}: {len(arrays)} pictures, {sum(sizes) / 1e6:.1f} megapixels"
 
+    def chosen(self, dice):
+        """Which photograph each sample is cut from, a large one more often: int64 (N,)."""
+        return torch.searchsorted(self.start, dice.below("photograph", self.start[-1]), right=True) - 1
+
     def crops(self, dice, size):
         """A random crop for every sample, turned and mirrored at random: float32 (N, 3, size, size)."""
-        place = dice.below("photograph", self.start[-1])                       # a large picture is chosen more often
-        photo = torch.searchsorted(self.start, place, right=True) - 1
+        photo = self.chosen(dice)
         width = self.width[photo]
         top = dice.below("top", self.height[photo] - size + 1)
         left = dice.below("left", width - size + 1)
-        rows, columns = torch.meshgrid(*[torch.arange(size, device=place.device)] * 2, indexing="ij")
+        rows, columns = torch.meshgrid(*[torch.arange(size, device=photo.device)] * 2, indexing="ij")
         index = (self.start[photo] + top * width + left).view(-1, 1, 1) + rows * width.view(-1, 1, 1) + columns
         return _turn(dice, "photograph", self.pixels[index].permute(0, 3, 1, 2).float() / 255)
 
@@ -232,26 +235,26 @@ class Photographs:
 def read_photographs(paths, device="cpu"):
     """Folders and tar files of photographs -> two `Photographs`, (to train on, held out).
 
-    One photograph in HELD_OUT is held out, by a hash of its name; tiles of one photograph, NAME_row_column, stay
-    together. Raises ValueError where there are none or one cannot be read.
+    One photograph in HELD_OUT is held out, and at least one, by a hash of its name; tiles of one photograph,
+    NAME_row_column, stay together. Raises ValueError where there are not two or one cannot be read.
     """
-    files = [file for path in paths for file in _files(Path(path))]         # a name may come twice, even in one tar
+    files = [file for path in paths for file in files_of(Path(path))]         # a name may come twice, even in one tar
     if not files:
         raise ValueError(f"images must hold pictures, {' '.join(images.PICTURES)}; "
                          f"found none in {' '.join(map(str, paths))}")
     with ThreadPoolExecutor() as pool:
         arrays = list(tqdm(pool.map(images.decode, *zip(*files, strict=True)), "decoding", len(files), leave=False))
     kept, held_out = [], []
+    chosen = held_out_of(name for name, _ in files)
     for (name, _), array in zip(files, arrays, strict=True):
-        (held_out if _is_held_out(name) else kept).append(array)
-    if not kept or not held_out:
-        raise ValueError(f"images must be enough to hold out one in {HELD_OUT}, chosen by a hash of the name; "
-                         f"of these {len(arrays)} it leaves {len(kept)} to train on and {len(held_out)} held out")
+        (held_out if photograph(name) in chosen else kept).append(array)
+    if not kept:
+        raise ValueError(f"images must be at least two photographs, one to hold out; got {len(arrays)} pictures of one")
     source = ", ".join(Path(path).name for path in paths)
     return tuple(Photographs(chosen, device, source) for chosen in (kept, held_out))
 
 
-def _files(path):
+def files_of(path):
     """(name, file) of every picture in a folder or a tar file, in the order of their names."""
     if path.is_dir():
         names = sorted(file for file in path.rglob("*") if file.suffix.lower() in images.PICTURES)
@@ -268,12 +271,15 @@ def _files(path):
         raise ValueError(f"images: {path.name} cannot be read: {error}") from error
 
 
-def _photograph(name):
+def photograph(name):
+    """The photograph that a file is a tile of, where its name ends in two numbers: its name without them."""
     return re.sub(r"_\d{1,5}_\d{1,5}$", "", Path(name).stem)            # and not the number of IMG_1234
 
 
-def _is_held_out(name):
-    return int.from_bytes(sha256(_photograph(name).encode()).digest()[:8], "big") % HELD_OUT == 0
+def held_out_of(names):
+    """The photographs never to train on: one in HELD_OUT, by a hash of the name, and at least one. A set of names."""
+    hashes = {name: int.from_bytes(sha256(name.encode()).digest()[:8], "big") for name in map(photograph, names)}
+    return {name for name, value in hashes.items() if value % HELD_OUT == 0} or {min(hashes, key=hashes.get)}
 
 
 def _turn(dice, what, x):
@@ -336,15 +342,11 @@ def _shakes():
 
 
 def _gaussian(dice):
-    """`kernels.gaussian_kernel` for every sample: float32 (N, 1, KERNEL_SIZE, KERNEL_SIZE)."""
+    """A random Gaussian for every sample: float32 (N, 1, KERNEL_SIZE, KERNEL_SIZE)."""
     widths = dice.uniform("widths", 2, 1, 1, low=0.4**0.5, high=12**0.5)
     angle = dice.uniform("angle", 1, 1, high=math.pi)
     shift = dice.uniform("shift", 2, 1, 1, low=-1.5, high=1.5) * dice.chance("shifted", 0.5, 1, 1, 1)
-    axis = torch.arange(KERNEL_SIZE, device=angle.device) - KERNEL_SIZE // 2
-    dy, dx = axis[:, None] - shift[:, 0], axis - shift[:, 1]
-    along, across = angle.cos() * dx + angle.sin() * dy, angle.cos() * dy - angle.sin() * dx
-    k = (-0.5 * ((along / widths[:, 0]) ** 2 + (across / widths[:, 1]) ** 2)).exp()
-    return (k / k.sum((-2, -1), keepdim=True)).unsqueeze(1)
+    return gaussians(KERNEL_SIZE, widths**2, angle, shift)
 
 
 # --- The loop ----------------------------------------------------------------------------------------------------
@@ -658,7 +660,8 @@ def run(trainer, held_out, out, *, resume=False, time_limit=math.inf, report_eve
         loss, norm = trainer.report()
         best = min((float(row["loss"]) for row in rows), default=math.inf)
         if steps == report_every and trainer.done > config.warmup and loss > 3 * best:
-            raise Diverged(f"the mean loss has been {best:.4f} and is {loss:.4f} at step {trainer.done}")
+            raise Diverged(f"the mean loss has been {best:.4f} and is {loss:.4f} at step {trainer.done}: it "
+                           "diverges, or report_every is too small for a steady mean")
         duration = time.perf_counter() - start
         trainer.seconds += duration
         late = time.perf_counter() - begin + duration + saving > time_limit
@@ -741,13 +744,13 @@ def main(arguments=None):
                                           "or of a smaller network")
     parser.add_argument("--revive", action="store_true", help="give silent units of these weights another life first")
     parser.add_argument("--time-limit", type=float, default=math.inf,
-                        help="seconds after which to stop, resumable; decoding comes before and is not counted")
+                        help="seconds after which to stop at a report, resumable; decoding is not counted")
     parser.add_argument("--report-every", type=int, default=100, help="steps between lines of the log (default: 100)")
     parser.add_argument("--save-every", type=int, default=1000, help="steps between checkpoints (default: 1000)")
     devices = ("cuda", "cpu") if torch.cuda.is_available() else ("cpu",)
     parser.add_argument("--device", choices=devices, default=devices[0], help="cuda where there is one, or cpu")
     parser.add_argument("--compile", action="store_true", help="compile the prior with torch.compile")
-    group = parser.add_argument_group("in the place of the configuration's own values")
+    group = parser.add_argument_group("instead of the configuration's own values")
     for entry in fields(Config):
         kind = type(entry.default)
         options = {"type": int, "nargs": "+"} if kind is tuple else \
@@ -776,7 +779,7 @@ def main(arguments=None):
         line = str(error).replace("name_or_path", "--weights")
         raise SystemExit(f"{parser.prog}: {line}") from error
     except KeyboardInterrupt:
-        raise SystemExit("interrupted; --resume goes on from the last checkpoint, if there is one") from None
+        raise SystemExit("interrupted; --resume goes on from the last checkpoint (see --save-every)") from None
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

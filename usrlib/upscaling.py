@@ -20,10 +20,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
+from scipy.ndimage import distance_transform_edt
 from tqdm import tqdm
 
 from . import images
-from .evaluation import network
+from .evaluation import bicubic, network
 from .kernels import bicubic_kernel, gaussian_kernel
 from .validation import check_count, check_image, check_kernel, check_level, check_noise
 
@@ -43,13 +44,13 @@ HOLDS = {"I;16": (".png", ".tif", ".tiff")} | dict.fromkeys(("LA", "RGBA"), (".p
 
 @torch.no_grad()            # or the graph of every tile would be kept
 def upscale(restore, y, k, scale, sigma, tile=1024):
-    """Restore a photograph whose borders do not wrap around, of any size: (1, C, h, w) -> (1, C, scale h, scale w).
+    """Restore photographs whose borders do not wrap around, of any size: (N, C, h, w) -> (N, C, scale h, scale w).
 
-    restore: a method, (y, k, scale, sigma) -> x, such as a USRNet. y: in [0, 1], 3 channels for a USRNet. k: (1, 1, kh,
-    kw), sum 1, of any size. sigma: noise, on the scale of y. tile: about the side of what is restored at once, in
-    pixels of the result, which bounds the memory beside y and x; None: everything. What the kernel's inversion reaches
-    must fit into it: below 270 to 550, by kernel and scale, a smaller tile makes no difference. No gradient goes
-    through.
+    restore: a method, (y, k, scale, sigma) -> x, such as a USRNet. y: in [0, 1], 3 channels for a USRNet. k: (1 or N,
+    1, kh, kw), sum 1, of any size. sigma: noise, on the scale of y. tile: about the side of what is restored at once,
+    in pixels of the result, which bounds the memory beside y and x; None: everything. Tiles overlap by what the
+    kernel's inversion reaches, so small ones take longer in all; below 270 to 550, by kernel and scale, a smaller one
+    makes no difference. No gradient goes through.
     With `bicubic_kernel(scale)`, or a Gaussian whose shift is -(scale - 1) / 2 both ways, x lies over y as an ordinary
     enlargement does; with a centred kernel it lies (scale - 1) / 2 pixels up and left of it.
     """
@@ -61,7 +62,7 @@ def upscale(restore, y, k, scale, sigma, tile=1024):
     check_noise("sigma", sigma)
     if tile is not None:
         check_count("tile", tile)
-    reach = _reach(k[0, 0], scale) / scale
+    reach = max(_reach(one, scale) for one in k[:, 0]) / scale
     margin, context = _on_grid(reach), _on_grid(2 * reach)
     whole = wrap(y, [_on_grid(side + 2 * margin) for side in y.shape[-2:]], (margin, margin))
     room = math.inf if tile is None else tile / scale
@@ -160,7 +161,7 @@ def _on_grid(length):
 
 def _moments(k):
     """Where the middle of a kernel (h, w) lies from (h // 2, w // 2), and its standard deviation, (down, right)."""
-    k = k.clamp(min=0).double().cpu()
+    k = k.clamp(min=0).double().cpu()       # without negative lobes: with them a variance could be negative
     middles, spreads = [], []
     for axis, side in enumerate(k.shape):
         share, place = k.sum(1 - axis) / k.sum(), torch.arange(side) - side // 2
@@ -197,7 +198,7 @@ class Photo(NamedTuple):
     """A picture file: y (1, 1 or 3, h, w), float32 in [0, 1], and what its enlargement should share with it."""
 
     y: torch.Tensor
-    alpha: Image.Image | None
+    alpha: torch.Tensor | None    # (1, 1, h, w), float32 in [0, 1]: 0 is transparent
     bits: int                     # 8, or 16 for grey
     profile: bytes | None         # ICC
     notes: list                   # what the user should be told
@@ -236,18 +237,20 @@ def _as_photo(file):
         raise ValueError("its values are floats; 8 or 16 bits are expected")
     if picture.has_transparency_data:
         picture = picture.convert("LA" if grey else "RGBA")
-        alpha = picture.getchannel("A")
+        alpha = images.to_tensor(np.asarray(picture.getchannel("A"))).float()
     array = np.asarray(picture.convert("L" if grey else "RGB"))
+    if alpha is not None and alpha.any():       # what is behind full transparency must not bleed into what is seen
+        array = array[tuple(distance_transform_edt(alpha[0, 0] == 0, return_distances=False, return_indices=True))]
     return Photo(images.to_tensor(array).float(), alpha, 8, profile, notes)
 
 
-def to_picture(x, photo):
-    """A result (1, 1 or 3, H, W) as a Pillow image, with the depth and the transparency of the photograph."""
-    if photo.bits == 16:
+def to_picture(x, alpha, bits):
+    """A result (1, 1 or 3, H, W) as a Pillow image of so many bits. alpha: its transparency (1, 1, H, W), or None."""
+    if bits == 16:
         return Image.fromarray((x[0, 0].clamp(0, 1) * 65535).round().cpu().numpy().astype(np.uint16))
     picture = Image.fromarray(images.to_array(x))
-    if photo.alpha is not None:
-        picture.putalpha(photo.alpha.resize(picture.size, Image.Resampling.BICUBIC))
+    if alpha is not None:
+        picture.putalpha(Image.fromarray(images.to_array(alpha)))
     return picture
 
 
@@ -269,7 +272,7 @@ def write_picture(path, picture, profile, *, rehearse=False):
             raise ValueError(f"{ending} does not hold a picture of mode {picture.mode}; .png does")
         whole = path.resolve()                                             # a link goes on pointing to the file
         part = whole.with_name(f"{whole.name}.{os.getpid()}.part")
-        picture.save(part, format=Image.registered_extensions()[ending], quality=95, icc_profile=profile)
+        picture.save(part, format=Image.registered_extensions()[ending], icc_profile=profile, **images.LEAST_LOSS)
         if not rehearse:
             part.replace(whole)
     except (OSError, ValueError) as error:
@@ -301,6 +304,7 @@ def read_kernel(text, scale):
             torch.from_numpy(np.load(text, allow_pickle=False).astype(np.float64, casting="same_kind"))
     except Exception as error:                # NumPy, too, raises whatever the bytes lead it to
         raise ValueError(f"--kernel: {text} cannot be read: {_reason(error.__cause__ or error)}") from error
+    k = k[0, 0] if k.ndim == 4 and k.shape[:2] == (1, 1) else k        # as this library has them
     total = k.sum().item()
     if k.ndim != 2 or not k.isfinite().all() or total <= 0:
         raise ValueError(f"--kernel: {text} must hold a matrix of finite numbers whose sum is above 0")
@@ -331,7 +335,8 @@ def main(arguments=None):
         photo = read_photo(options.photo)
         k, notes = read_kernel(options.kernel, scale)
         restore = network(options.weights)
-        mode = to_picture(torch.zeros(1, photo.y.shape[1], 1, 1), photo).mode
+        pixel = torch.zeros(1, photo.y.shape[1], 1, 1)
+        mode = to_picture(pixel, None if photo.alpha is None else pixel[:, :1], photo.bits).mode
         size = scale * photo.y.shape[3], scale * photo.y.shape[2]
         write_picture(options.out, Image.new(mode, size), photo.profile, rehearse=True)
         for note in photo.notes + notes:
@@ -348,9 +353,12 @@ def main(arguments=None):
             raise ValueError(f"--sigma is in 255ths, at most 255; got {noise:g}")
         if 0 < noise < LEAST_NOISE / 4:
             print(f"note: --sigma is in 255ths, of which {noise:g} is next to nothing")
+        if noise > 25:
+            print("note: the weights of the library were trained for noise of up to 25/255")
         x = upscale(restore, photo.y.expand(1, 3, -1, -1), k, scale, noise / 255)
         x = x if photo.y.shape[1] == 3 else x.mean(1, keepdim=True)
-        write_picture(options.out, to_picture(x, photo), photo.profile)
+        alpha = None if photo.alpha is None else upscale(bicubic, photo.alpha, k, scale, 0.0)      # to lie over x
+        write_picture(options.out, to_picture(x, alpha, photo.bits), photo.profile)
     except KeyboardInterrupt:
         parser.exit(1, "interrupted; nothing was written\n")
     except (ValueError, MemoryError, RuntimeError) as error:
@@ -365,9 +373,10 @@ def _parser():
     parser = argparse.ArgumentParser(
         prog="python -m usrlib",
         description="Enlarge and sharpen one photograph with a trained USRNet. Grey stays grey, transparency, colour "
-                    "profile and 16 bits (of grey pictures) are kept, and the result is upright.",
+                    "profile and 16 bits (of grey pictures) are kept, other metadata not, and the result is upright.",
         epilog="Too wide a kernel or too small a sigma brings ringing and artefacts; too narrow, too large, a soft "
-               "picture. A kernel from a file is divided by its sum; its centre is at pixel (h // 2, w // 2).",
+               "picture. A kernel from a file has the pixels of the result and is convolved with it (turn one made for "
+               "correlation by 180 degrees); it is divided by its sum, and its centre is at pixel (h // 2, w // 2).",
     )
     add = parser.add_argument
     add("photo", help="a picture file")

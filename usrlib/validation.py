@@ -18,12 +18,19 @@ _values_are_trusted = ContextVar("values are trusted", default=False)       # of
 
 @contextmanager
 def trusted_values():
-    """Inside, tensors are not searched for NaN and the like: on a GPU every such look waits for all that is queued."""
+    """Inside, tensors are not searched for NaN and the like: on a GPU every such look waits for all that is queued.
+
+    torch.func.vmap and torch.export need it, too. Under torch.compile it is so without it.
+    """
     token = _values_are_trusted.set(True)
     try:
         yield
     finally:
         _values_are_trusted.reset(token)
+
+
+def _values_are_hidden():
+    return torch.compiler.is_compiling() or _values_are_trusted.get()    # in this order: no compiler follows the second
 
 
 def check_image(name, x, layout="(N, C, H, W)"):
@@ -36,7 +43,7 @@ def check_image(name, x, layout="(N, C, H, W)"):
         raise TypeError(f"{name} must be float32 or float64; got {x.dtype}")
     if x.numel() == 0:
         raise ValueError(f"{name} must not be empty; got {tuple(x.shape)}")
-    if not _values_are_trusted.get() and not torch.isfinite(x).all():
+    if not _values_are_hidden() and not torch.isfinite(x).all():
         raise ValueError(f"{name} must be finite; it holds NaN or infinity")
 
 
@@ -49,7 +56,7 @@ def check_kernel(name, k):
 
 def check_kernel_sum(name, k):
     """Warn of a kernel that would make the picture brighter or darker."""
-    if not _values_are_trusted.get() and ((k.sum(dim=(-2, -1)) - 1).abs() > 1e-3).any():
+    if not _values_are_hidden() and ((k.sum(dim=(-2, -1)) - 1).abs() > 1e-3).any():
         _warn(f"{name} should sum to 1; it sums to {k.sum(dim=(-2, -1)).flatten().tolist()}")
 
 
@@ -92,10 +99,8 @@ def check_level(name, value, *, positive=False, batch=None):
     if isinstance(value, torch.Tensor):
         if not value.is_floating_point():
             raise TypeError(f"{name} must be a floating-point tensor; got {value.dtype}")
-        if value.ndim and (batch is None or value.shape not in ((1, 1, 1, 1), (batch, 1, 1, 1))):
-            shape = f" or have shape (1 or {batch}, 1, 1, 1)" if batch else ""
-            raise ValueError(f"{name} must be a number{shape}; got a tensor of shape {tuple(value.shape)}")
-        if _values_are_trusted.get():
+        _check_level_shape(name, value, batch)
+        if _values_are_hidden():
             return
         low = value.detach().min()
         if not torch.isfinite(value).all() or low < 0 or (positive and low == 0):
@@ -106,17 +111,37 @@ def check_level(name, value, *, positive=False, batch=None):
         raise ValueError(f"{name} must be a finite number {bound}; got {value}")
 
 
+def _check_level_shape(name, value, batch):
+    if value.ndim and (batch is None or value.shape not in ((1, 1, 1, 1), (batch, 1, 1, 1))):
+        shape = f" or have shape (1 or {batch}, 1, 1, 1)" if batch else ""
+        raise ValueError(f"{name} must be a number{shape}; got a tensor of shape {tuple(value.shape)}")
+
+
+def check_level_of_each(name, value, batch, *, positive=False):
+    """The same for the inside of a loop: no values of a tensor are looked at."""
+    if isinstance(value, torch.Tensor):
+        _check_level_shape(name, value, batch)
+    else:
+        check_level(name, value, positive=positive)
+
+
+def check_grey_levels(name, y):
+    """A warning where a picture, expected in [0, 1] but for noise, looks like one of 0 to 255."""
+    if not _values_are_hidden() and y.abs().max() > 10:
+        _warn(f"{name} is expected in [0, 1], which black and white are; it reaches {y.abs().max():g}")
+
+
 def check_resolved(name, value, dtype, *, batch):
     """A level above 0 as for `check_level` that does not vanish in the precision of the picture."""
     check_level(name, value, positive=True, batch=batch)
-    if not _values_are_trusted.get() and torch.as_tensor(value, dtype=dtype).min() < torch.finfo(dtype).tiny:
+    if not _values_are_hidden() and torch.as_tensor(value, dtype=dtype).min() < torch.finfo(dtype).tiny:
         raise ValueError(f"{name} must be large enough not to vanish in {dtype}; got {value}")
 
 
 def check_noise(name, sigma, *, batch=None):
     """A level as for `check_level`, on the scale of pictures in [0, 1]; a warning where it looks like 255ths."""
     check_level(name, sigma, batch=batch)
-    if not _values_are_trusted.get() and (sigma.max() if isinstance(sigma, torch.Tensor) else sigma) > 1:
+    if not _values_are_hidden() and (sigma.max() if isinstance(sigma, torch.Tensor) else sigma) > 1:
         _warn(f"{name} is on the scale of the picture, [0, 1]: 2.55 grey levels are 2.55 / 255")
 
 

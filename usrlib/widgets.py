@@ -290,7 +290,7 @@ def unfolding(iteration, kind, scale, sigma):
         "z - x, 4 times, on grey": 0.5 + 4 * (step.z - step.x),
         "the truth": x,
     }
-    misfit = [((y - degrade(v, k, scale)).norm() / y.norm()).item() for v in (step.z, step.x)]
+    misfit = [((y - downsample(blur(v, k), scale)).norm() / y.norm()).item() for v in (step.z, step.x)]
     return panels, (
         f"Iteration {iteration}: α = {step.alpha.item():.1e}, β = {step.beta.item():.1e}. "
         f"PSNR of z {psnr(step.z, x):.1f} dB, of x {psnr(step.x, x):.1f} dB. "
@@ -350,7 +350,7 @@ def mismatch(width, sigma, noise, scale):
         "their difference, 4 times, on grey": 0.5 + 4 * (wrong - right),
         "the truth": x,
     }
-    misfit = 255 * (y - degrade(wrong, told, scale)).square().mean().sqrt().item()
+    misfit = 255 * (y - downsample(blur(wrong, told), scale)).square().mean().sqrt().item()
     return panels, (
         f"PSNR {psnr(wrong, x):.1f} dB; told the truth, {psnr(right, x):.1f} dB. "
         f"The residual with what you assume is {misfit:.1f}/255 per pixel."
@@ -362,22 +362,22 @@ def mismatch(width, sigma, noise, scale):
 def by_hand(y, scale):
     """What the network is told of a photograph is set by hand: an oval Gaussian for the blur, and the noise.
 
-    y: (1, 3, h, w) in [0, 1], more than 24 pixels of x wide and high; its borders need not wrap around. The readout
-    has the root mean square of y - A x over its middle, into which no border is blurred.
+    y: (1, 3, h, w) in [0, 1], ValueError unless more than 2 ceil(12 / scale) pixels wide and high; its borders need not
+    wrap around. The readout has the root mean square of y - A x over its middle, into which no border is blurred.
     """
     check_image("y", y)
     check_count("scale", scale)
     edge = math.ceil(12 / scale)            # as far as the kernel reaches, in pixels of y
     centre = -(scale - 1) / 2               # of a pixel of y, in pixels of x
     middle = (..., slice(edge, -edge), slice(edge, -edge))
-    if not y[middle].numel():
-        raise ValueError(f"y must be more than 24 / scale pixels wide and high; got {tuple(y.shape)}")
+    if min(y.shape[-2:]) <= 2 * edge:
+        raise ValueError(f"y must be more than {2 * edge} pixels wide and high; got {tuple(y.shape)}")
     y = y.float()
 
     def compute(width, stretch, angle, sigma):
         k = gaussian_kernel(25, ((width * stretch) ** 2, width**2), math.radians(angle), (centre, centre)).float()
         x = upscale(_network("tiny"), y, k, scale, sigma / 255)
-        residual = (y - degrade(x, k, scale))[middle]
+        residual = (y - downsample(blur(x, k), scale))[middle]
         panels = {
             "y": y,
             "k": k / k.max(),
