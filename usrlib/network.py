@@ -85,7 +85,8 @@ class ResUNet(nn.Module):
         multiple = 2 ** len(self.down)
         beta = torch.as_tensor(beta, dtype=z.dtype, device=z.device)
         x = torch.cat([z, beta.expand(z.shape[0], 1, height, width)], dim=1)
-        x = F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+        if height % multiple or width % multiple:                     # torch.compile stumbles over padding by nothing
+            x = F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
         x = self.head(x.contiguous(memory_format=torch.channels_last))
         skips = []
         for down in self.down:
