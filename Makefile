@@ -12,7 +12,8 @@ test: $(READY)             ## lint, unit tests, every notebook under strict comp
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto tests
 	@mkdir -p $(dir $(LEDGER)) && rm -f $(LEDGER)
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 USRLIB_LEDGER=$(LEDGER) $(BIN)/pytest -n auto --dist loadscope \
-		--nbval --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with tests/nbval.cfg notebooks
+		--nbval --nbval-current-env --nbval-kernel-startup-timeout=300 --nbval-cell-timeout=300 \
+		--nbval-sanitize-with tests/nbval.cfg notebooks
 	USRLIB_LEDGER=$(LEDGER) $(BIN)/pytest tests/test_ledger.py
 
 notebooks: $(READY)        ## run every notebook in place, rewrite figures/ and the table of equations
