@@ -27,8 +27,8 @@ class DataStep:
     """Everything about (y, k, scale) that the iterations share; call it with x and alpha.
 
     y: (N, C, h, w). k: (1 or N, 1, kh, kw), no larger than the HR image. scale: int >= 1.
-    These are checked here, once. Of a call no values of tensors are looked at, for which a GPU would have to wait;
-    `data_step` looks at them. Differentiable in y, k, x and alpha; float32 or float64.
+    These are checked here, once. Of a call shapes and dtype are, and the values of tensors are not, for which a GPU
+    would have to wait; `data_step` looks at them. Differentiable in y, k, x and alpha; float32 or float64.
     """
 
     def __init__(self, y, k, scale):

@@ -118,7 +118,7 @@ def _check_level_shape(name, value, batch):
 
 
 def check_level_of_each(name, value, batch, *, positive=False):
-    """The same for the inside of a loop: no values of a tensor are looked at."""
+    """A level as for `check_level`, inside a loop: of a tensor the shape is checked and no values."""
     if isinstance(value, torch.Tensor):
         _check_level_shape(name, value, batch)
     else:
