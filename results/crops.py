@@ -41,6 +41,17 @@ def windows(held_out, size):
             yield (source, scale, noise), [sampler(step, range(BATCH)) for step in range(BATCHES)]
 
 
+def photographs_of(path, held_out):
+    """Which photograph each window is cut from: their numbers. The tiles of a photograph are one."""
+    names = [training.photograph(name) for name, _ in training.files_of(path)]
+    chosen = training.held_out_of(names)
+    names = [name for name in names if name in chosen]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    for step in range(BATCHES):
+        dice = training.Dice(training.HELD_OUT_SEED, step, torch.arange(BATCH))
+        yield from (numbers[names[tile]] for tile in held_out.chosen(dice))
+
+
 @torch.no_grad()
 def errors(model, held_out, bf16=False):
     """{(source, scale, noise): mean squares in grey levels, (windows, crops of each, of the error and of its rest)}."""
@@ -65,7 +76,9 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m results.crops", description=__doc__.split("\n\n")[0])
     parser.add_argument("--images", nargs="+", required=True, help="folders or tar files of photographs")
     torch.set_num_threads(1)
-    held_out = {Path(path).stem: training.read_photographs([path])[1] for path in parser.parse_args().images}
+    paths = {path.stem: path for path in map(Path, parser.parse_args().images)}
+    held_out = {source: training.read_photographs([path])[1] for source, path in paths.items()}
+    photographs = {source: list(photographs_of(paths[source], these)) for source, these in held_out.items()}
     models = {part: network_after(part) for part in ("third", "fourth", "seventh", "tenth")}
     models |= {name: load_usrnet(OUT.with_name(f"{name}.safetensors")) for name in FILES}
     models |= {f"{share:.0%} of the way": between("tenth", share) for share in SHARES}
@@ -73,21 +86,22 @@ def main():
     table = {name: errors(model, held_out) for name, model in models.items()}
     table["eighth in bfloat16"] = errors(models["eighth"], held_out, bf16=True)
     table["eighth, rounded"] = errors(rounded(models["eighth"]), held_out)
-    write(table, held_out)
+    write(table, photographs)
+    write_card(OUT, held_out)
 
 
-def write(table, held_out):
-    """crops.csv and crops.json."""
+def write(table, photographs):
+    """crops.csv."""
     with OUT.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         columns = [column for name in table for column in (name, f"{name} without mean")]
-        rows.writerow(["source", "scale", "noise", "window", "crop", *columns])
+        rows.writerow(["source", "scale", "noise", "window", "photograph", "crop", *columns])
         for key in next(iter(table.values())):
             each = torch.cat([of[key] for of in table.values()], dim=-1)
             for window, crops in enumerate(each.tolist()):
                 for crop, values in enumerate(crops):
-                    rows.writerow([*key, window, crop, *(f"{value:.4g}" for value in values)])
-    write_card(OUT, held_out)
+                    rows.writerow([*key, window, photographs[key[0]][window], crop,
+                                   *(f"{value:.4g}" for value in values)])
 
 
 def write_card(out, held_out):

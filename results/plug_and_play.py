@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from results.crops import BATCH, BATCHES, windows, write_card
+from results.crops import photographs_of, windows, write_card
 from results.parts import network_after
 from usrlib import hqs, load_denoiser, load_usrnet, psnr, splitting, training
 from usrlib.evaluation import PNP_STEPS
@@ -48,17 +48,6 @@ def psnrs(restore, batches):
     """The PSNR of every window of the batches, restored: floats."""
     return [psnr(restore(y[i : i + 1], k[i : i + 1], scale, sigma[i].item()).clamp(0, 1), x[i : i + 1])
             for x, y, k, scale, sigma in batches for i in range(len(x))]
-
-
-def photographs_of(path, held_out):
-    """Which photograph each window is cut from: their numbers. The tiles of a photograph are one."""
-    names = [training.photograph(name) for name, _ in training.files_of(path)]
-    chosen = training.held_out_of(names)
-    names = [name for name in names if name in chosen]
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    for step in range(BATCHES):
-        dice = training.Dice(training.HELD_OUT_SEED, step, torch.arange(BATCH))
-        yield from (numbers[names[tile]] for tile in held_out.chosen(dice))
 
 
 @torch.no_grad()
