@@ -303,6 +303,13 @@ def test_the_file_holds_every_score_the_means_and_what_they_depend_on(data, caps
     assert [path.name for path in data.iterdir() if "out" in path.name] == ["out.json"]
 
 
+def test_perfect_results_have_no_interval(data):
+    save_kernels(data / "kernels.mat", [np.ones((1, 1))])
+    evaluation.main(arguments(data, rows="1:0"))
+    row, = json.loads((data / "out.json").read_text(encoding="utf-8"))["rows"]
+    assert row["mean"] == math.inf and row["interval"] is None
+
+
 def test_the_table_is_markdown_and_empty_where_nothing_is_known():
     row = {"scale": 3, "noise": 2.55, "means": {"k1": 26.954, "k2": 27.3}, "mean": 27.127, "interval": 0.5,
            "mean_ssim": 0.81}

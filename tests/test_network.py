@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import usrlib
-from usrlib.network import WEIGHTS, ResUNet, USRNet, load_usrnet, save_weights
+from usrlib.network import WEIGHTS, ResUNet, USRNet, load_usrnet, read_card, save_weights
 from usrlib.training import CONFIGS
 
 TINY = {"iterations": 6, "channels": (16, 32, 64, 64), "hidden": 32}
@@ -170,6 +170,12 @@ def test_any_architecture_is_saved_and_read_back(tmp_path, architecture):
     save_weights(model, tmp_path / "mine.safetensors", {"steps_done": 0})
     again = load_usrnet(tmp_path / "mine.safetensors")
     assert torch.equal(again(Y.float(), K.float(), 2, 0.1), model(Y.float(), K.float(), 2, 0.1))
+
+
+def test_a_json_beside_weights_that_is_no_card_does_not_lock_them(tmp_path):
+    save_weights(network().float(), tmp_path / "mine.safetensors", {})
+    (tmp_path / "mine.json").write_text('{"rows": []}', encoding="utf-8")              # results of an evaluation, say
+    assert load_usrnet(tmp_path / "mine.safetensors") is not None and read_card(tmp_path / "mine.safetensors") is None
 
 
 def authors_state(model):

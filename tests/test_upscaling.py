@@ -348,6 +348,23 @@ def test_a_turned_photograph_comes_out_upright(command, picture):
     np.testing.assert_array_equal(np.asarray(found)[seen], twice(np.rot90(colours, -1))[seen])
 
 
+@pytest.mark.parametrize("ending", [".avif", ".webp", ".tif", ".jp2", ".tga"])
+def test_the_other_formats_of_pillow_are_written(tmp_path, ending):
+    upscaling.write_picture(tmp_path / f"out{ending}", RGB, None)
+    assert Image.open(tmp_path / f"out{ending}").size == RGB.size
+
+
+@pytest.mark.parametrize("ending", [".gif", ".tga", ".sgi"])
+def test_a_picture_too_large_for_its_format_is_said_in_one_line(tmp_path, ending):
+    with pytest.raises(ValueError, match="cannot be written"):
+        upscaling.write_picture(tmp_path / f"out{ending}", Image.new("RGB", (70_000, 1)), None)
+
+
+def test_an_sgi_of_16_bits_is_not_cut_to_8_in_silence(tmp_path):
+    Image.fromarray(COLOURS[..., 0]).save(tmp_path / "in.sgi", bpc=2)
+    assert any("8 of its 16 bits" in note for note in upscaling.read_photo(tmp_path / "in.sgi").notes)
+
+
 @pytest.mark.parametrize("largest, refused", [(100, False), (255, False), (65535, True)])
 @pytest.mark.parametrize("kind", [b"P3", b"P6"])
 def test_a_ppm_of_more_than_8_bits_is_not_cut_to_8_in_silence(tmp_path, kind, largest, refused):

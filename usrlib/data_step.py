@@ -12,15 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from .fourier import embed
-from .validation import (
-    check_count,
-    check_image,
-    check_kernel,
-    check_kernel_fits,
-    check_level_of_each,
-    check_resolved,
-    check_same_images,
-)
+from .validation import check_count, check_image, check_kernel, check_level, check_resolved, check_same_images
 
 
 class DataStep:
@@ -33,12 +25,11 @@ class DataStep:
 
     def __init__(self, y, k, scale):
         check_image("y", y)
-        check_kernel("k", k)
         check_count("scale", scale)
         self.scale = int(scale)
         self.small, self.dtype = y.shape[-2:], y.dtype
         self.shape = (*y.shape[:2], y.shape[2] * self.scale, y.shape[3] * self.scale)
-        check_kernel_fits(k, y.shape[0], self.shape[-2:])
+        check_kernel(k, y.shape[0], self.shape[-2:])
         # The phases of the reversed kernel are k_p[-j]: their spectra are conj(k̂_p), which A' needs.
         reversed_kernel = embed(k.to(y), self.shape[-2:], reverse=True)
         self.y_hat = torch.fft.rfft2(y)                                    # (N, C, h, w')
@@ -51,7 +42,7 @@ class DataStep:
             raise ValueError(f"x must have shape {tuple(self.shape)}, scale {self.scale} times y; got {tuple(x.shape)}")
         if x.dtype != self.dtype:
             raise TypeError(f"x must have the dtype of y, {self.dtype}; got {x.dtype}")
-        check_level_of_each("alpha", alpha, x.shape[0], positive=True)
+        check_level("alpha", alpha, positive=True, batch=x.shape[0], look=False)
         x_hat = torch.fft.rfft2(self._phases(x))                           # (N, C, s^2, h, w')
         residual = self.y_hat - (self.k_hat_conj.conj() * x_hat).sum(2)    # y - Ax
         alpha = alpha.to(x) if isinstance(alpha, torch.Tensor) else alpha

@@ -4,15 +4,7 @@ import torch
 
 from .fourier import embed
 from .kernels import bicubic_taps, keys_cubic
-from .validation import (
-    check_count,
-    check_divisible,
-    check_generator,
-    check_image,
-    check_kernel,
-    check_kernel_fits,
-    check_noise,
-)
+from .validation import check_count, check_divisible, check_generator, check_image, check_kernel, check_noise
 
 
 def blur(x, k):
@@ -24,10 +16,7 @@ def blur(x, k):
 
 
 def blur_adjoint(x, k):
-    """The adjoint of `blur`, circular correlation with k: <blur(z, k), x> = <z, blur_adjoint(x, k)>.
-
-    x: (N, C, H, W), k: (1 or N, 1, h, w), as for `blur`.
-    """
+    """The adjoint of `blur`, circular correlation with k: <blur(z, k), x> = <z, blur_adjoint(x, k)>; else as `blur`."""
     return _filter(x, k, adjoint=True)
 
 
@@ -98,8 +87,7 @@ def bicubic_upsample(y, scale):
 
 def _filter(x, k, adjoint):
     check_image("x", x)
-    check_kernel("k", k)
-    check_kernel_fits(k, x.shape[0], x.shape[-2:])
+    check_kernel(k, x.shape[0], x.shape[-2:])
     transfer = torch.fft.rfft2(embed(k.to(x), x.shape[-2:]))
     return torch.fft.irfft2(torch.fft.rfft2(x) * (transfer.conj() if adjoint else transfer), s=x.shape[-2:])
 

@@ -28,7 +28,7 @@ from .degradation import bicubic_downsample, blur, downsample
 from .fourier import embed
 from .kernels import benchmark_kernels, bicubic_kernel, keys_cubic
 from .metrics import luma, psnr, quantize, ssim
-from .network import find_weights, load_denoiser, load_usrnet, replace_file
+from .network import find_weights, load_denoiser, load_usrnet, write_json
 from .validation import check_choice, check_count, check_image, check_level, check_noise
 
 PROTOCOL = (
@@ -251,8 +251,8 @@ def evaluate(restore, pictures, kernels, results, path):
             row["mean"] = fmean(row["means"].values())
             row["mean_ssim"] = fmean(fmean(scores.values()) for scores in row["ssim"].values())
             each = [fmean(scores[name] for scores in row["psnr"].values()) for name in pictures]
-            row["interval"] = interval(each)[1] if len(each) > 1 else None
-        _write(path, results)
+            row["interval"] = interval(each)[1] if len(each) > 1 and math.isfinite(row["mean"]) else None
+        write_json(path, results)
 
 
 def table(results):
@@ -314,10 +314,6 @@ def _read(argument, path):
     return found
 
 
-def _write(path, results):
-    replace_file(path, (json.dumps(results, indent=1, ensure_ascii=False) + "\n").encode())
-
-
 # --- The command -------------------------------------------------------------------------------------------------
 
 def main(arguments=None):
@@ -342,7 +338,7 @@ def main(arguments=None):
                       "psnr": {}, "ssim": {}} for scale, noise in options.rows],
         }
         results = _resume(options.out, fresh)
-        _write(options.out, results)
+        write_json(options.out, results)
     except (OSError, ValueError) as error:
         parser.error(str(error).replace("name_or_path", "--weights"))
     try:
@@ -392,7 +388,7 @@ def _check_sizes(pictures, kernels, scales):
         sides = [side for k in kernels.values() for side in (_bicubic_kernel(scale) if k is None else k).shape]
         needed = max(2 * scale**2 + 11, *sides)                        # 11: the window of SSIM
         for name, picture in pictures.items():
-            if min(crop(torch.from_numpy(picture[..., 0]), scale).shape) < needed:
+            if min(crop(picture[..., 0], scale).shape) < needed:
                 raise ValueError(f"images: {name}, cropped for scale {scale}, needs {needed} pixels a side")
 
 

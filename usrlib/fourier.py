@@ -29,7 +29,7 @@ def psf_to_otf(k, shape):
     k: (N, 1, h, w). shape: (H, W), at least (h, w). Returns complex (N, 1, H, W), the full spectrum.
     Multiplying an image's spectrum by it is circular convolution with k (equation 4.6 of the course).
     """
-    check_kernel("k", k)
+    check_kernel(k)
     check_shape("shape", shape, k.shape[-2:])
     return torch.fft.fft2(embed(k, shape))
 

@@ -11,7 +11,7 @@ from .validation import check_choice, check_count, check_image, check_shape
 
 SAMPLES = ("astronaut", "chelsea", "coffee", "rocket")
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")      # endings of files that are taken for one
-LEAST_LOSS = {"quality": 95, "subsampling": 0}          # of JPEG: a restored picture keeps its edges and their colours
+LEAST_LOSS = {"quality": 95, "subsampling": "4:4:4"}    # of JPEG: a restored picture keeps its edges and their colours
 
 
 def sample(name, size=None, corner=(0, 0)):
@@ -61,7 +61,7 @@ def decode(name, file):
 def stores_16_bits(file):
     """Whether an opened Pillow image holds more than 8 bits a channel in its file, whatever its mode says."""
     # BGR;16 has 16 bits a pixel, not a channel; of PPM and PGM the last argument is the largest level.
-    return any(re.search("(?<!BGR);16", str(args)) or (codec.startswith("ppm") and args[-1] > 255)
+    return any(re.search("(?<!BGR);16|SGI16", f"{codec} {args}") or (codec.startswith("ppm") and args[-1] > 255)
                for codec, _, _, args in getattr(file, "tile", ()))
 
 

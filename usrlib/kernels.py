@@ -4,6 +4,7 @@ A kernel is a float64 tensor (1, 1, size, size) with sum 1 and its centre at ind
 take it to the dtype and device of the image.
 """
 
+import cmath
 import math
 
 import torch
@@ -76,12 +77,12 @@ def _camera_path(steps, size, generator):
     length, exposure, anxiety, inertia, reversals, heading = draw(6)
     speed = (0.4 + 1.2 * length) * size / steps
     jolts, chances, turns = draw(steps, 2, of=torch.randn), draw(steps), draw(steps)
-    position, velocity, path = 0j, speed * complex(math.cos(math.tau * heading), math.sin(math.tau * heading)), []
+    position, velocity, path = 0j, cmath.rect(speed, math.tau * heading), []
     for jolt, chance, turn in zip(jolts, chances, turns, strict=True):
         path.append((position.imag, position.real))
         velocity += 0.35 * anxiety * speed * complex(*jolt) - 0.2 * inertia * speed * position / size
         if chance < 0.02 * reversals:
-            velocity *= -complex(math.cos(turn - 0.5), math.sin(turn - 0.5))
+            velocity *= -cmath.rect(1, turn - 0.5)
         velocity *= speed / abs(velocity)
         position += velocity
     return torch.tensor(path[: math.ceil((0.3 + 0.7 * exposure) * steps)], dtype=torch.float64)

@@ -24,14 +24,7 @@ from torch import nn
 
 from .data_step import DataStep
 from .splitting import alternate
-from .validation import (
-    check_count,
-    check_counts,
-    check_grey_levels,
-    check_kernel_sum,
-    check_level_of_each,
-    check_noise,
-)
+from .validation import check_count, check_counts, check_grey_levels, check_kernel_sum, check_level, check_noise
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -80,7 +73,7 @@ class ResUNet(nn.Module):
             raise ValueError(f"z must have shape (N, 3, H, W); got {tuple(z.shape)}")
         if z.dtype != self.head.weight.dtype:
             raise TypeError(f"z must have the dtype of the denoiser, {self.head.weight.dtype}; got {z.dtype}")
-        check_level_of_each("beta", beta, z.shape[0])
+        check_level("beta", beta, batch=z.shape[0], look=False)
         height, width = z.shape[-2:]
         multiple = 2 ** len(self.down)
         beta = torch.as_tensor(beta, dtype=z.dtype, device=z.device)
@@ -181,8 +174,12 @@ def save_weights(model, path, card):
     path = Path(path)
     data = serialise({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
     replace_file(path, data)
-    card = card | {"sha256": sha256(data).hexdigest()}
-    replace_file(path.with_suffix(".json"), (json.dumps(card, indent=1, ensure_ascii=False) + "\n").encode())
+    write_json(path.with_suffix(".json"), card | {"sha256": sha256(data).hexdigest()})
+
+
+def write_json(path, value):
+    """Write a value as JSON, as `replace_file` does."""
+    replace_file(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def replace_file(path, data):
@@ -246,7 +243,7 @@ def read_card(name_or_path):
         card = None
     if not isinstance(card, dict):
         raise ValueError(f"name_or_path: {path.name}, beside the weights, is no card")
-    return card
+    return card if "sha256" in card else None           # results of `evaluation`, say
 
 
 def find_weights(name_or_path):
@@ -263,7 +260,7 @@ def find_weights(name_or_path):
 def _read(path):
     """The tensors of a file by the names of this module."""
     card, data = read_card(path), path.read_bytes()      # once: a training may be replacing the file
-    if card is not None and card.get("sha256") != sha256(data).hexdigest():
+    if card is not None and card["sha256"] != sha256(data).hexdigest():
         raise ValueError(f"name_or_path: {path.name} is not the file that its card {path.stem}.json describes")
     try:
         if path.suffix == ".safetensors":

@@ -433,8 +433,7 @@ class Trainer:
 
     def restore(self, state):
         """Continue from a `state`; ValueError where it belongs to another configuration or other photographs."""
-        theirs, ours = Config(**state["config"]), self.config
-        different = [entry.name for entry in fields(Config) if getattr(theirs, entry.name) != getattr(ours, entry.name)]
+        different = [name for name, value in asdict(self.config).items() if state["config"].get(name) != value]
         if different:
             raise ValueError(f"config must be that of the checkpoint; it differs in {', '.join(different)}")
         if state["checksum"] != self.sampler.photographs.checksum:
@@ -582,14 +581,10 @@ def _load(config, weights):
     if not config.iterations:
         return widened(load_denoiser(weights), config)
     try:
-        network = load_usrnet(weights)
-    except ValueError as no_network:
-        try:
-            denoiser = load_denoiser(weights)
-        except ValueError:
-            raise no_network from None
-        return new_model(config, denoiser)
-    return widened(network, config)
+        denoiser = load_denoiser(weights)
+    except ValueError:                      # of what is neither, load_usrnet says what is wrong
+        return widened(load_usrnet(weights), config)
+    return new_model(config, denoiser)
 
 
 def _shapes(model):

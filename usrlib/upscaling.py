@@ -57,7 +57,7 @@ def upscale(restore, y, k, scale, sigma, tile=1024):
     if not callable(restore):
         raise TypeError(f"restore must be callable, restore(y, k, scale, sigma) -> x; got {type(restore).__name__}")
     check_image("y", y)
-    check_kernel("k", k)
+    check_kernel(k)
     check_count("scale", scale)
     check_noise("sigma", sigma)
     if tile is not None:
@@ -66,15 +66,14 @@ def upscale(restore, y, k, scale, sigma, tile=1024):
     margin, context = _on_grid(reach), _on_grid(2 * reach)
     whole = wrap(y, [_on_grid(side + 2 * margin) for side in y.shape[-2:]], (margin, margin))
     room = math.inf if tile is None else tile / scale
-    axes = [_windows(*sides, margin, context, room) for sides in zip(y.shape[-2:], whole.shape[-2:], strict=True)]
+    axes = [_windows(*sides, margin, context, room, scale)
+            for sides in zip(y.shape[-2:], whole.shape[-2:], strict=True)]
     x = y.new_empty(*y.shape[:2], scale * y.shape[2], scale * y.shape[3])
     for down, across in tqdm(list(product(*axes)), unit="tile", disable=None):
         part = whole[..., down.taken, across.taken]
         shape = part.shape[-2] + down.spare, part.shape[-1] + across.spare
         part = restore(wrap(part, shape, (down.corner, across.corner)), k, scale, sigma)
-        inner, kept = ([slice(scale * piece.start, scale * piece.stop) for piece in pieces]
-                       for pieces in ((down.inner, across.inner), (down.kept, across.kept)))
-        x[(..., *kept)] = part[(..., *inner)]
+        x[..., down.kept, across.kept] = part[..., down.inner, across.inner]
     return x
 
 
@@ -116,19 +115,19 @@ def _bridge(y, count, wraps):
 
 
 class _Window(NamedTuple):
-    """One axis of a tile, in pixels of y."""
+    """One axis of a tile, in pixels of y; the last two in those of the result."""
 
     taken: slice    # of the wrapped picture
     spare: int      # pixels to add, so that the window wraps around by itself,
     corner: int     # and how many of them before it
-    inner: slice    # what to keep of the window so enlarged
-    kept: slice     # the same pixels in y
+    inner: slice    # what to keep of the window restored
+    kept: slice     # the same pixels in x
 
 
-def _windows(side, whole, margin, context, room):
+def _windows(side, whole, margin, context, room, scale):
     """The windows that cover an axis of `side` pixels, `whole` with its margins; all begin on the grid."""
     if whole <= room:
-        return [_Window(slice(0, whole), 0, 0, slice(margin, margin + side), slice(0, side))]
+        return [_Window(slice(whole), 0, 0, slice(scale * margin, scale * (margin + side)), slice(scale * side))]
     step = max(room - 2 * context - margin, 4 * GRID)
     step = _on_grid(side / math.ceil(side / step))
     windows = []
@@ -139,8 +138,8 @@ def _windows(side, whole, margin, context, room):
         # what it sees when nothing is cut, the border of the array.
         corner = 0 if low == 0 else margin if high == whole else _on_grid(margin / 2)
         offset = corner + margin - low
-        inner = slice(start + offset, stop + offset)
-        windows.append(_Window(slice(low, high), margin, corner, inner, slice(start, stop)))
+        inner, kept = (slice(scale * (start + n), scale * (stop + n)) for n in (offset, 0))
+        windows.append(_Window(slice(low, high), margin, corner, inner, kept))
     return windows
 
 
@@ -275,7 +274,7 @@ def write_picture(path, picture, profile, *, rehearse=False):
         picture.save(part, format=Image.registered_extensions()[ending], icc_profile=profile, **images.LEAST_LOSS)
         if not rehearse:
             part.replace(whole)
-    except (OSError, ValueError) as error:
+    except Exception as error:                # Pillow, here too
         raise ValueError(f"{path} cannot be written: {_reason(error)}") from error
     finally:
         if part is not None:

@@ -47,11 +47,15 @@ def check_image(name, x, layout="(N, C, H, W)"):
         raise ValueError(f"{name} must be finite; it holds NaN or infinity")
 
 
-def check_kernel(name, k):
-    """A float tensor (N or 1, 1, h, w), finite and not empty. Its sum is not asked for."""
-    check_image(name, k, "(N or 1, 1, h, w)")
+def check_kernel(k, batch=None, shape=None):
+    """A float tensor (N or 1, 1, h, w), finite, not empty, of any sum; one for a batch or one each, none larger."""
+    check_image("k", k, "(N or 1, 1, h, w)")
     if k.shape[1] != 1:
-        raise ValueError(f"{name} must have shape (N or 1, 1, h, w): one kernel for all channels; got {tuple(k.shape)}")
+        raise ValueError(f"k must have shape (N or 1, 1, h, w): one kernel for all channels; got {tuple(k.shape)}")
+    if batch is not None and k.shape[0] not in (1, batch):
+        raise ValueError(f"k must hold one kernel or one for each of the {batch} images; got {k.shape[0]}")
+    if shape is not None and (k.shape[-2] > shape[0] or k.shape[-1] > shape[1]):
+        raise ValueError(f"k must not be larger than the image, {shape[0]}x{shape[1]}; got {tuple(k.shape)}")
 
 
 def check_kernel_sum(name, k):
@@ -71,14 +75,6 @@ def check_same_images(name, x, other_name, other):
         raise ValueError(f"{name} and {other_name} must share N and C; got {tuple(x.shape)} and {tuple(other.shape)}")
 
 
-def check_kernel_fits(k, batch, shape):
-    """One kernel for all images or one each, none larger than the image it is to blur."""
-    if k.shape[0] not in (1, batch):
-        raise ValueError(f"k must hold one kernel or one for each of the {batch} images; got {k.shape[0]}")
-    if k.shape[-2] > shape[0] or k.shape[-1] > shape[1]:
-        raise ValueError(f"k must not be larger than the image, {shape[0]}x{shape[1]}; got {tuple(k.shape)}")
-
-
 def check_divisible(name, x, scale):
     """Height and width are multiples of scale, so that every block has its upper-left pixel."""
     if x.shape[-2] % scale or x.shape[-1] % scale:
@@ -93,14 +89,19 @@ def check_number(name, value):
         raise ValueError(f"{name} must be a finite number; got {value}")
 
 
-def check_level(name, value, *, positive=False, batch=None):
-    """A finite number >= 0 (> 0 where positive), or a tensor of one, or where batch is given (1 or batch, 1, 1, 1)."""
+def check_level(name, value, *, positive=False, batch=None, look=True):
+    """A finite number >= 0 (> 0 where positive), or a tensor of one, or where batch is given (1 or batch, 1, 1, 1).
+
+    look: also at the values of a tensor, for which a GPU would have to wait: not inside a loop.
+    """
     bound = "above 0" if positive else "of at least 0"
     if isinstance(value, torch.Tensor):
         if not value.is_floating_point():
             raise TypeError(f"{name} must be a floating-point tensor; got {value.dtype}")
-        _check_level_shape(name, value, batch)
-        if _values_are_hidden():
+        if value.ndim and (batch is None or value.shape not in ((1, 1, 1, 1), (batch, 1, 1, 1))):
+            shape = f" or have shape (1 or {batch}, 1, 1, 1)" if batch else ""
+            raise ValueError(f"{name} must be a number{shape}; got a tensor of shape {tuple(value.shape)}")
+        if not look or _values_are_hidden():
             return
         low = value.detach().min()
         if not torch.isfinite(value).all() or low < 0 or (positive and low == 0):
@@ -109,20 +110,6 @@ def check_level(name, value, *, positive=False, batch=None):
         raise TypeError(f"{name} must be a finite number {bound}; got {value!r}")
     elif not math.isfinite(value) or value < 0 or (positive and value == 0):
         raise ValueError(f"{name} must be a finite number {bound}; got {value}")
-
-
-def _check_level_shape(name, value, batch):
-    if value.ndim and (batch is None or value.shape not in ((1, 1, 1, 1), (batch, 1, 1, 1))):
-        shape = f" or have shape (1 or {batch}, 1, 1, 1)" if batch else ""
-        raise ValueError(f"{name} must be a number{shape}; got a tensor of shape {tuple(value.shape)}")
-
-
-def check_level_of_each(name, value, batch, *, positive=False):
-    """A level as for `check_level`, inside a loop: of a tensor the shape is checked and no values."""
-    if isinstance(value, torch.Tensor):
-        _check_level_shape(name, value, batch)
-    else:
-        check_level(name, value, positive=positive)
 
 
 def check_grey_levels(name, y):
@@ -177,11 +164,10 @@ def check_generator(generator):
 
 def check_pair(name, pair, *, positive=False):
     """Two finite numbers, above 0 where positive."""
-    numbers = isinstance(pair, (tuple, list)) and all(isinstance(v, Real) and not isinstance(v, bool) for v in pair)
-    if not numbers or len(pair) != 2:
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise TypeError(f"{name} must be two numbers; got {pair!r}")
-    if not all(math.isfinite(value) for value in pair) or (positive and min(pair) <= 0):
-        raise ValueError(f"{name} must be two finite numbers{' above 0' if positive else ''}; got {pair!r}")
+    for value in pair:
+        check_level(name, value, positive=True) if positive else check_number(name, value)
 
 
 def check_choice(name, value, choices):

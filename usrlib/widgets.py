@@ -207,19 +207,7 @@ def _pair(scale, source, index):
 )
 def splitting(iteration, lam, beta_first):
     """Total-variation splitting, iteration by iteration, for any λ and any first β."""
-    x, y, steps = _splitting_run(lam, beta_first)
-    step = steps[iteration - 1]
-    panels = {
-        "y": y,
-        f"z{iteration}: closer to y": step.z,
-        f"x{iteration}: closer to the prior": step.x,
-        "z - x, 4 times, on grey": 0.5 + 4 * (step.z - step.x),
-        "the truth": x,
-    }
-    return panels, (
-        f"Iteration {iteration}: α = {step.alpha:.1e}, β = {step.beta:.3f}. "
-        f"PSNR of z {psnr(step.z, x):.1f} dB, of x {psnr(step.x, x):.1f} dB."
-    )
+    return _opened(iteration, *_splitting_run(lam, beta_first))
 
 
 @lru_cache(maxsize=64)
@@ -282,20 +270,9 @@ _network = lru_cache(load_usrnet)
 def unfolding(iteration, kind, scale, sigma):
     """The inspector: the trained network opened at every iteration, for any scale and noise."""
     x, y, k, steps = _unfolding_run(kind, scale, sigma)
-    step = steps[iteration - 1]
-    panels = {
-        "y": y,
-        f"z{iteration}: after the data step": step.z,
-        f"x{iteration}: after the prior step": step.x,
-        "z - x, 4 times, on grey": 0.5 + 4 * (step.z - step.x),
-        "the truth": x,
-    }
-    misfit = [((y - downsample(blur(v, k), scale)).norm() / y.norm()).item() for v in (step.z, step.x)]
-    return panels, (
-        f"Iteration {iteration}: α = {step.alpha.item():.1e}, β = {step.beta.item():.1e}. "
-        f"PSNR of z {psnr(step.z, x):.1f} dB, of x {psnr(step.x, x):.1f} dB. "
-        f"|y - Az| / |y| = {misfit[0]:.3f}, |y - Ax| / |y| = {misfit[1]:.3f}."
-    )
+    panels, readout = _opened(iteration, x, y, steps)
+    of_z, of_x = ((y - downsample(blur(v, k), scale)).norm() / y.norm() for v in steps[iteration - 1][:2])
+    return panels, f"{readout} |y - Az| / |y| = {of_z:.3f}, |y - Ax| / |y| = {of_x:.3f}."
 
 
 @explorer(
@@ -399,6 +376,22 @@ def by_hand(y, scale):
 
 
 # --- Shared ------------------------------------------------------------------------------------------------------
+
+def _opened(iteration, x, y, steps):
+    """One iteration of a loop: panels and readout."""
+    step = steps[iteration - 1]
+    panels = {
+        "y": y,
+        f"z{iteration}: after the data step": step.z,
+        f"x{iteration}: after the prior step": step.x,
+        "z - x, 4 times, on grey": 0.5 + 4 * (step.z - step.x),
+        "the truth": x,
+    }
+    return panels, (
+        f"Iteration {iteration}: α = {float(step.alpha):.1e}, β = {float(step.beta):.2g}. "
+        f"PSNR of z {psnr(step.z, x):.1f} dB, of x {psnr(step.x, x):.1f} dB."
+    )
+
 
 def _signed(k, peak):
     """A kernel as a picture (1, 3, h, w): blue below zero, white at zero, red above."""
