@@ -114,8 +114,25 @@ def test_to_array_refuses_what_is_not_one_picture(x):
 
 def test_sixteen_bits_are_refused_rather_than_clipped(tmp_path):
     Image.fromarray(np.array([[0, 256, 65535]], np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(OSError, match="more than 8 bits"):
+    with pytest.raises(OSError, match=r"deep\.png: it has more than 8 bits"):
         images.read(tmp_path / "deep.png")
+
+
+@pytest.mark.parametrize("path", [None, 3, ["a.png"]])
+def test_what_is_no_path_is_refused(path):
+    with pytest.raises(TypeError, match="path must be"):
+        images.read(path)
+
+
+@pytest.mark.parametrize("name", ["picture", "picture.xyz", ".png"])
+def test_a_file_without_the_ending_of_a_format_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="path must end"):
+        images.write(tmp_path / name, uniform(1, 3, 4, 4))
+
+
+def test_grey_levels_from_0_to_255_are_warned_of(tmp_path):
+    with pytest.warns(UserWarning, match=r"x is expected in \[0, 1\]"):
+        images.write(tmp_path / "white.png", 255 * uniform(1, 3, 4, 4))
 
 
 def test_a_missing_file_is_named(tmp_path):

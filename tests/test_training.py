@@ -592,7 +592,9 @@ def test_what_cannot_be_done_is_refused_in_one_line(folder, tmp_path):
     assert "--weights must be one of denoiser, tiny" in refused(folder, tmp_path / "out", "--weights", "")
     train(folder, tmp_path / "out", "--steps", "5")
     assert "out holds a checkpoint already" in refused(folder, tmp_path / "out", "--steps", "5")
-    assert "differs in steps" in refused(folder, tmp_path / "out", "--steps", "6", "--resume")
+    assert "differs in steps, there 5 and here 6" in refused(folder, tmp_path / "out", "--steps", "6", "--resume")
+    (tmp_path / "file").touch()
+    assert "out must be a folder" in refused(folder, tmp_path / "file")
     for name, length in (("cut", 3000), ("empty", 0)):
         shutil.copytree(tmp_path / "out", tmp_path / "out" / name)
         checkpoint = tmp_path / "out" / name / "checkpoint.pt"

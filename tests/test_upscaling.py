@@ -119,6 +119,15 @@ def test_tiles_leave_no_seams(tiny, number, scale, sigma, height, width, tile):
     assert (tiled - whole).abs().max() < 1 / 255
 
 
+def test_in_a_batch_every_picture_may_have_its_noise(tiny):
+    y, sigma = uniform(2, 3, 12, 10).float(), torch.tensor([0.01, 0.05]).view(2, 1, 1, 1)
+    k = usrlib.gaussian_kernel(9, (1.0, 1.0)).float()
+    both = upscale(tiny, y, k, 2, sigma)
+    for one in (0, 1):
+        alone = upscale(tiny, y[one : one + 1], k, 2, sigma[one].item())
+        torch.testing.assert_close(both[one : one + 1], alone, rtol=0, atol=1e-5)
+
+
 def test_in_a_batch_every_kernel_has_the_margin_that_the_widest_needs():
     y, k = uniform(2, 1, 24, 24), torch.cat([usrlib.gaussian_kernel(25, (w**2, w**2)) for w in (0.7, 3.0)])
     together = upscale(evaluation.wiener, y, k, 2, 0.01)
@@ -157,6 +166,27 @@ def test_the_result_lies_where_an_ordinary_enlargement_lies(scale, text):
 def centroid(x):
     x = x.double() / x.sum()
     return [(x.sum(1 - axis) @ torch.arange(side).double()).item() for axis, side in enumerate(x.shape)]
+
+
+def test_a_gaussian_may_be_an_oval():
+    k, notes = read_kernel("gaussian:1.2,1.5,30", 2)
+    expected = usrlib.gaussian_kernel(25, (1.8**2, 1.2**2), math.radians(30), shift=(-0.5, -0.5))
+    assert not notes and torch.allclose(k, expected, rtol=1e-9)
+    assert centroid(k[0, 0, :, 18:])[0] > centroid(k[0, 0])[0]        # clockwise: to the right it lies lower
+    assert torch.equal(read_kernel("gaussian:1.2,1", 2)[0], read_kernel("gaussian:1.2", 2)[0])
+
+
+def test_a_drawing_is_white_on_black_and_transparent_is_black(tmp_path):
+    path = np.zeros((25, 25), np.uint8)
+    path[12, 6:19] = 255
+    for name, picture in (("right", Image.fromarray(path)), ("inverted", Image.fromarray(255 - path))):
+        picture.save(tmp_path / f"{name}.png")
+    stencil = Image.new("RGBA", (25, 25), "white")
+    stencil.putalpha(Image.fromarray(path))
+    stencil.save(tmp_path / "stencil.png")
+    (right, notes), (_, warned), (seen, _) = (
+        read_kernel(str(tmp_path / f"{name}.png"), 1) for name in ("right", "inverted", "stencil"))
+    assert torch.allclose(seen, right) and not notes and "black on white?" in " ".join(warned)
 
 
 def test_a_wide_gaussian_is_not_truncated():
@@ -434,6 +464,21 @@ def test_the_result_may_replace_the_photograph(command):
     assert result.size == (24, 18)
 
 
+def test_of_a_compressed_file_more_noise_is_taken_and_that_is_said(command):
+    assert "noise: 5.0/255, the least that is taken of a compressed file" in command(GREY, name="in.jpg", quality=85)[1]
+
+
+@pytest.mark.parametrize("quality", [75, 95])
+def test_for_a_compressed_photograph_it_pays(tiny, tmp_path, quality):
+    x, (k, _) = images.sample("coffee", 192, (60, 200)).float(), read_kernel("gaussian:1.8", 2)
+    y = usrlib.degrade(x, k.float(), 2, 1 / 255, torch.Generator().manual_seed(0))
+    Image.fromarray(images.to_array(y)).save(tmp_path / "y.jpg", quality=quality)
+    photo = upscaling.read_photo(tmp_path / "y.jpg")
+    least, more = (usrlib.psnr(upscale(tiny, photo.y, k.float(), 2, noise / 255), x, 8)
+                   for noise in (upscaling.LEAST_NOISE, upscaling.COMPRESSED_NOISE))
+    assert photo.compressed and more > max(least, usrlib.psnr(usrlib.bicubic_upsample(y, 2), x, 8)) + 1
+
+
 def test_sigma_is_in_255ths_and_the_defaults_are_what_help_says(command, monkeypatch, capsys):
     seen = []
 
@@ -475,9 +520,9 @@ def refusal(capsys, *options):
     (["--scale", "5"], "--scale"), (["--scale", "two"], "--scale"), (["--scale", "2.5"], "--scale"),
     (["--sigma", "much"], "--sigma"), (["--sigma", "-1"], "sigma"), (["--sigma", "nan"], "sigma"),
     (["--weights", "nobody"], "--weights must be one of"), (["--weights", "in.png"], "--weights"),
-    *((["--kernel", f"gaussian:{width}"], f"--kernel gaussian:{width}: the width must be a number above 0")
-      for width in ("", "a", "0", "-1", "nan", "inf", "1e9")),
-    *((["--kernel", text], "--kernel must be gaussian:WIDTH, bicubic, or a file") for text in ("box", "k.mat", "")),
+    *((["--kernel", f"gaussian:{width}"], f"--kernel gaussian:{width}: the width, and the width times the stretch")
+      for width in ("", "a", "0", "-1", "nan", "inf", "1e9", "1,0", "5,5", "1,1,nan", "1,2,x", "1,2,3,4")),
+    *((["--kernel", text], "--kernel must be gaussian:WIDTH or") for text in ("box", "k.mat", "")),
     (["--kernel", "nowhere.npy"], "--kernel: nowhere.npy cannot be read: No such file"),
     (["--kernel", "nowhere.png"], "--kernel: nowhere.png cannot be read: No such file"),
     (["--kernel", "complex.npy"], "--kernel: complex.npy cannot be read: Cannot cast array"),

@@ -1,13 +1,15 @@
 """Photographs in and out: the course's sample pictures, files, and the way between 8-bit arrays and tensors."""
 
 import re
+from os import PathLike
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from skimage import data
 
-from .validation import check_choice, check_count, check_image, check_shape
+from .validation import check_choice, check_count, check_grey_levels, check_image, check_shape
 
 SAMPLES = ("astronaut", "chelsea", "coffee", "rocket")
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")      # endings of files that are taken for one
@@ -41,12 +43,16 @@ def read(path):
 def read_array(path):
     """A picture file as uint8 (H, W, 3): 8 bits a channel, without transparency, upright as its EXIF tag says.
 
-    path: a path or a binary file. OSError where it has more than 8 bits, which Pillow would clip or cut off; where it
-    cannot be read, what Pillow raises: mostly OSError, and DecompressionBombError above 179 million pixels.
+    path: a path or a binary file. OSError where it has more than 8 bits, which Pillow would clip or cut off (of grey
+    `upscaling.read_photo` takes 16); where it cannot be read, what Pillow raises: mostly OSError, and
+    DecompressionBombError above 179 million pixels.
     """
+    if not isinstance(path, (str, PathLike)) and not hasattr(path, "read"):
+        raise TypeError(f"path must be a path or a binary file; got {type(path).__name__}")
     with Image.open(path) as file:
         if file.mode.startswith(("I", "F")) or stores_16_bits(file):
-            raise OSError(f"it has more than 8 bits a channel, mode {file.mode}")
+            named = "" if hasattr(path, "read") else f"{path}: "
+            raise OSError(f"{named}it has more than 8 bits a channel, mode {file.mode}")
         return np.array(ImageOps.exif_transpose(file).convert("RGB"))
 
 
@@ -66,8 +72,11 @@ def stores_16_bits(file):
 
 
 def write(path, x):
-    """Write one image (1, 1 or 3, H, W) in [0, 1] to a file; the ending of the path decides the format."""
-    Image.fromarray(to_array(x)).save(path, **LEAST_LOSS)
+    """Write one image (1, 1 or 3, H, W) in [0, 1] to a file; the ending of the path, one of Pillow's, says which."""
+    picture, ending = Image.fromarray(to_array(x)), Path(path).suffix.lower()
+    if ending not in Image.registered_extensions():
+        raise ValueError(f"path must end in that of a format of pictures, such as .png; got {str(path)!r}")
+    picture.save(path, **LEAST_LOSS)
 
 
 def to_tensor(array):
@@ -81,6 +90,7 @@ def to_tensor(array):
 def to_array(x):
     """Float (1, 1 or 3, H, W), clipped to [0, 1] -> uint8 (H, W) or (H, W, 3), rounded."""
     check_image("x", x)
+    check_grey_levels("x", x)
     if x.shape[0] != 1 or x.shape[1] not in (1, 3):
         raise ValueError(f"x must be one image (1, 1 or 3, H, W); got {tuple(x.shape)}")
     return (x[0].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).squeeze(-1).numpy(force=True)

@@ -433,9 +433,11 @@ class Trainer:
 
     def restore(self, state):
         """Continue from a `state`; ValueError where it belongs to another configuration or other photographs."""
-        different = [name for name, value in asdict(self.config).items() if state["config"].get(name) != value]
+        theirs = state["config"]
+        different = [f"{name}, there {theirs.get(name)} and here {value}"
+                     for name, value in asdict(self.config).items() if theirs.get(name) != value]
         if different:
-            raise ValueError(f"config must be that of the checkpoint; it differs in {', '.join(different)}")
+            raise ValueError(f"config must be that of the checkpoint; it differs in {'; '.join(different)}")
         if state["checksum"] != self.sampler.photographs.checksum:
             raise ValueError(f"images must be those of the checkpoint, {state['photographs']}, to the last byte")
         self.model.load_state_dict(state["model"])
@@ -624,15 +626,10 @@ def run(trainer, held_out, out, *, resume=False, time_limit=math.inf, report_eve
     """
     out, config, begin = Path(out), trainer.config, time.perf_counter()
     checkpoint, log = out / "checkpoint.pt", out / "log.csv"
-    check_count("report_every", report_every)
-    check_count("save_every", save_every)
+    check_run(out, resume, report_every, save_every)
     Sampler(held_out, config)                # refuses pictures that are too small now, not at the first save
-    if save_every % report_every:
-        raise ValueError(f"save_every must be a multiple of report_every, {report_every}; got {save_every}")
     rows = []
     if resume:
-        if not checkpoint.is_file():
-            raise ValueError(f"out must hold the checkpoint to resume from; {out} does not")
         try:
             state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, UnpicklingError) as error:
@@ -640,8 +637,6 @@ def run(trainer, held_out, out, *, resume=False, time_limit=math.inf, report_eve
         trainer.restore(state)
         with log.open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if int(row["step"]) <= trainer.done]
-    elif checkpoint.exists():
-        raise FileExistsError(f"out holds a checkpoint already, in {out}: resume it, or choose another folder")
     out.mkdir(parents=True, exist_ok=True)
 
     saving = 0.0                             # seconds that the last save took
@@ -683,6 +678,21 @@ def run(trainer, held_out, out, *, resume=False, time_limit=math.inf, report_eve
             break
     progress.close()
     return trainer.done == config.steps
+
+
+def check_run(out, resume, report_every, save_every):
+    """What `run` refuses and can be told before the photographs are read; arguments and errors as there."""
+    check_count("report_every", report_every)
+    check_count("save_every", save_every)
+    if save_every % report_every:
+        raise ValueError(f"save_every must be a multiple of report_every, {report_every}; got {save_every}")
+    checkpoint = Path(out, "checkpoint.pt")
+    if Path(out).exists() and not Path(out).is_dir():
+        raise ValueError(f"out must be a folder; {out} is a file")
+    if resume and not checkpoint.is_file():
+        raise ValueError(f"out must hold the checkpoint to resume from; {out} does not")
+    if checkpoint.exists() and not resume:
+        raise FileExistsError(f"out holds a checkpoint already, in {out}: resume it, or choose another folder")
 
 
 def _as_csv(rows):
@@ -741,7 +751,8 @@ def main(arguments=None):
     parser.add_argument("--time-limit", type=float, default=math.inf,
                         help="seconds after which to stop at a report, resumable; decoding is not counted")
     parser.add_argument("--report-every", type=int, default=100, help="steps between lines of the log (default: 100)")
-    parser.add_argument("--save-every", type=int, default=1000, help="steps between checkpoints (default: 1000)")
+    parser.add_argument("--save-every", type=int, default=1000,
+                        help="steps between checkpoints, a multiple of --report-every (default: 1000)")
     devices = ("cuda", "cpu") if torch.cuda.is_available() else ("cpu",)
     parser.add_argument("--device", choices=devices, default=devices[0], help="cuda where there is one, or cpu")
     parser.add_argument("--compile", action="store_true", help="compile the prior with torch.compile")
@@ -762,6 +773,7 @@ def main(arguments=None):
         model = origin = None
         if options.weights is not None and not options.resume:      # a checkpoint holds what became of them
             model, origin = _load(config, options.weights).to(device), read_card(options.weights)
+        check_run(options.out, options.resume, options.report_every, options.save_every)
         photographs, held_out = read_photographs(options.images, device)
         if options.revive and model is not None:
             origin = (origin or {}) | {"revived": revive(model, Sampler(photographs, config))}
