@@ -37,8 +37,8 @@ WIDTHS = {1: 0.4, 2: 0.7, 3: 1.0, 4: 1.4}
 # In 255ths, of an estimate: the kernel is never known exactly, and too small a sigma brings artefacts.
 LEAST_NOISE = 1.0
 # The same for files of these formats, whose compression hides noise from an estimate and adds errors of its own. Four
-# photographs, reduced by 2 (blurred with 1.8 before, or by means of blocks) with noise 0, 1 or 3, JPEG of quality 75 to
-# 98: with 5 they are 0.2 dB below the best sigma in the mean and 0.8 at most; with 1 most blurred ones fell below bicubic.
+# photographs, reduced by 2 (blurred with 1.8 before, or by means of blocks), noise 0, 1 or 3, JPEG of quality 75 to 98:
+# 5 is 0.2 dB below the best sigma in the mean and 0.8 at most; with 1 most of the blurred ones fell below bicubic.
 COMPRESSED, COMPRESSED_NOISE = ("JPEG", "MPO", "WEBP", "AVIF"), 5.0
 # Endings that keep what is special: under some others Pillow drops it without a word.
 HOLDS = {"I;16": (".png", ".tif", ".tiff")} | dict.fromkeys(("LA", "RGBA"), (".png", ".tif", ".tiff", ".webp"))
