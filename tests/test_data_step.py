@@ -30,7 +30,8 @@ def misfit(x, y, k, scale):
 def test_it_can_be_traced_and_compiled_whole():
     x, y, k = case()
     compiled = torch.compile(usrlib.data_step, fullgraph=True, backend="eager")
-    assert torch.equal(compiled(x, y, k, 2, 0.1), usrlib.data_step(x, y, k, 2, 0.1))
+    for alpha in (0.1, 0.2):                    # a second number is followed as a symbol
+        assert torch.equal(compiled(x, y, k, 2, alpha), usrlib.data_step(x, y, k, 2, alpha))
     network = usrlib.load_usrnet("tiny").double()
     picture = uniform(1, 3, 8, 8)
     traced = torch.compile(network, fullgraph=True, backend="eager")(picture, k, 2, 0.01)

@@ -1,5 +1,7 @@
 """Photographs in and out."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -124,7 +126,13 @@ def test_what_is_no_path_is_refused(path):
         images.read(path)
 
 
-@pytest.mark.parametrize("name", ["picture", "picture.xyz", ".png"])
+@pytest.mark.parametrize("path", [None, 3, io.BytesIO()])
+def test_to_what_is_no_path_nothing_is_written(path):
+    with pytest.raises(TypeError, match="path must be"):
+        images.write(path, uniform(1, 3, 4, 4))
+
+
+@pytest.mark.parametrize("name", ["picture", "picture.xyz", ".png", "a.psd"])
 def test_a_file_without_the_ending_of_a_format_is_refused(tmp_path, name):
     with pytest.raises(ValueError, match="path must end"):
         images.write(tmp_path / name, uniform(1, 3, 4, 4))

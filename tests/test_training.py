@@ -574,6 +574,17 @@ def test_a_device_that_is_not_there_is_refused(device, monkeypatch, capsys):
     assert f"argument --device: invalid choice: '{device}'" in capsys.readouterr().err
 
 
+def test_a_checkpoint_from_before_a_field_has_its_default():
+    config = Config(iterations=1, channels=(4, 4), blocks=1, hidden=4, crop=36, batch=1, steps=2, bf16=False)
+    trainer = Trainer(config, Photographs([np.full((36, 36, 3), 128, np.uint8)]))
+    state = trainer.state()
+    older, newer = dict(state["config"]), state["config"] | {"momentum": 0.5}
+    del older["loss"]
+    trainer.restore(state | {"config": older})
+    with pytest.raises(ValueError, match="differs in momentum, there 0.5 and here None"):
+        trainer.restore(state | {"config": newer})
+
+
 def test_what_cannot_be_done_is_refused_in_one_line(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "images must hold pictures" in refused(tmp_path / "empty", tmp_path / "out")
@@ -594,7 +605,8 @@ def test_what_cannot_be_done_is_refused_in_one_line(folder, tmp_path):
     assert "out holds a checkpoint already" in refused(folder, tmp_path / "out", "--steps", "5")
     assert "differs in steps, there 5 and here 6" in refused(folder, tmp_path / "out", "--steps", "6", "--resume")
     (tmp_path / "file").touch()
-    assert "out must be a folder" in refused(folder, tmp_path / "file")
+    for place in ("file", "file/sub"):
+        assert "out must be a folder" in refused(folder, tmp_path / place)
     for name, length in (("cut", 3000), ("empty", 0)):
         shutil.copytree(tmp_path / "out", tmp_path / "out" / name)
         checkpoint = tmp_path / "out" / name / "checkpoint.pt"

@@ -187,6 +187,8 @@ def test_a_drawing_is_white_on_black_and_transparent_is_black(tmp_path):
     (right, notes), (_, warned), (seen, _) = (
         read_kernel(str(tmp_path / f"{name}.png"), 1) for name in ("right", "inverted", "stencil"))
     assert torch.allclose(seen, right) and not notes and "black on white?" in " ".join(warned)
+    np.save(tmp_path / "box.npy", np.full((9, 12), 1.0))
+    assert not any("black" in note for note in read_kernel(str(tmp_path / "box.npy"), 1)[1])
 
 
 def test_a_wide_gaussian_is_not_truncated():
@@ -464,8 +466,10 @@ def test_the_result_may_replace_the_photograph(command):
     assert result.size == (24, 18)
 
 
-def test_of_a_compressed_file_more_noise_is_taken_and_that_is_said(command):
-    assert "noise: 5.0/255, the least that is taken of a compressed file" in command(GREY, name="in.jpg", quality=85)[1]
+@pytest.mark.parametrize("name, options", [("in.jpg", {"quality": 85}), ("in.webp", {}),
+                                           ("in.tif", {"compression": "jpeg"})])
+def test_of_a_compressed_file_more_noise_is_taken_and_that_is_said(command, name, options):
+    assert "noise: 5.0/255, the least that is taken of a compressed file" in command(GREY, name=name, **options)[1]
 
 
 @pytest.mark.parametrize("quality", [75, 95])
@@ -521,7 +525,8 @@ def refusal(capsys, *options):
     (["--sigma", "much"], "--sigma"), (["--sigma", "-1"], "sigma"), (["--sigma", "nan"], "sigma"),
     (["--weights", "nobody"], "--weights must be one of"), (["--weights", "in.png"], "--weights"),
     *((["--kernel", f"gaussian:{width}"], f"--kernel gaussian:{width}: the width, and the width times the stretch")
-      for width in ("", "a", "0", "-1", "nan", "inf", "1e9", "1,0", "5,5", "1,1,nan", "1,2,x", "1,2,3,4")),
+      for width in ("", "a", "0", "-1", "nan", "inf", "1e9", "1e-200", "1,0", "1,1e-9", "5,5",
+                    "1,1,nan", "1,2,x", "1,2,3,4")),
     *((["--kernel", text], "--kernel must be gaussian:WIDTH or") for text in ("box", "k.mat", "")),
     (["--kernel", "nowhere.npy"], "--kernel: nowhere.npy cannot be read: No such file"),
     (["--kernel", "nowhere.png"], "--kernel: nowhere.png cannot be read: No such file"),

@@ -129,6 +129,7 @@ def plug_and_play(name_or_path):
     denoiser, device = _ready(load_denoiser(name_or_path))
 
     def restore(y, k, scale, sigma):
+        check_level("sigma", sigma)
         sigma = max(sigma, splitting.ROUNDING)
         path = splitting.plug_and_play_path(sigma, PNP_STEPS)
         *_, last = splitting.hqs(y.to(device, torch.float32), k, scale, sigma, denoiser, *path)
@@ -149,6 +150,7 @@ def wiener(y, k, scale, sigma):
     Then y - Am = ↓s ((k ⊗ S^(1/2)) ⊗ u) + n, once more a blur and a decimation: the posterior mean of u is a data
     step from 0 with that kernel, as large as the picture, and alpha = sigma^2 / c. Am is taken to be the mean of y.
     """
+    check_level("sigma", sigma)
     shape = y.shape[-2] * scale, y.shape[-1] * scale
     down, across = (torch.fft.fftfreq(side, dtype=y.dtype, device=y.device).square() for side in shape)
     root = (down[:, None] + across[: shape[1] // 2 + 1]).rsqrt()          # S^(1/2), half a spectrum
@@ -163,6 +165,7 @@ def wiener(y, k, scale, sigma):
 
 def tv(y, k, scale, sigma):
     """Half-quadratic splitting with total variation. λ and the path of β are constants: sigma enters as 1/σ^2 in E."""
+    check_level("sigma", sigma)
     prior = partial(splitting.total_variation, iterations=TV_INNER)
     mu = splitting.penalties(TV_LAM, *TV_BETAS, TV_STEPS)
     *_, last = splitting.hqs(y, k, scale, max(sigma, splitting.ROUNDING), prior, TV_LAM, mu)

@@ -61,7 +61,8 @@ def decode(name, file):
     try:
         return read_array(file)
     except Exception as error:                # Pillow raises whatever the bytes lead it to
-        raise ValueError(f"images: {name} cannot be read: {error}") from error
+        reason = str(error).removeprefix(f"{file}: ")
+        raise ValueError(f"images: {name} cannot be read: {reason}") from error
 
 
 def stores_16_bits(file):
@@ -73,8 +74,11 @@ def stores_16_bits(file):
 
 def write(path, x):
     """Write one image (1, 1 or 3, H, W) in [0, 1] to a file; the ending of the path, one of Pillow's, says which."""
+    if not isinstance(path, (str, PathLike)):
+        raise TypeError(f"path must be a path; got {type(path).__name__}")
     picture, ending = Image.fromarray(to_array(x)), Path(path).suffix.lower()
-    if ending not in Image.registered_extensions():
+    check_grey_levels("x", x)
+    if Image.registered_extensions().get(ending) not in Image.SAVE:
         raise ValueError(f"path must end in that of a format of pictures, such as .png; got {str(path)!r}")
     picture.save(path, **LEAST_LOSS)
 
@@ -90,7 +94,6 @@ def to_tensor(array):
 def to_array(x):
     """Float (1, 1 or 3, H, W), clipped to [0, 1] -> uint8 (H, W) or (H, W, 3), rounded."""
     check_image("x", x)
-    check_grey_levels("x", x)
     if x.shape[0] != 1 or x.shape[1] not in (1, 3):
         raise ValueError(f"x must be one image (1, 1 or 3, H, W); got {tuple(x.shape)}")
     return (x[0].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).squeeze(-1).numpy(force=True)

@@ -433,9 +433,9 @@ class Trainer:
 
     def restore(self, state):
         """Continue from a `state`; ValueError where it belongs to another configuration or other photographs."""
-        theirs = state["config"]
-        different = [f"{name}, there {theirs.get(name)} and here {value}"
-                     for name, value in asdict(self.config).items() if theirs.get(name) != value]
+        theirs, ours = asdict(Config()) | state["config"], asdict(self.config)     # an older one may lack a field
+        different = [f"{name}, there {value} and here {ours.get(name)}"
+                     for name, value in theirs.items() if ours.get(name) != value]
         if different:
             raise ValueError(f"config must be that of the checkpoint; it differs in {'; '.join(different)}")
         if state["checksum"] != self.sampler.photographs.checksum:
@@ -687,8 +687,9 @@ def check_run(out, resume, report_every, save_every):
     if save_every % report_every:
         raise ValueError(f"save_every must be a multiple of report_every, {report_every}; got {save_every}")
     checkpoint = Path(out, "checkpoint.pt")
-    if Path(out).exists() and not Path(out).is_dir():
-        raise ValueError(f"out must be a folder; {out} is a file")
+    there = next(each for each in checkpoint.parents if each.exists())     # out, or what it would be made in
+    if not there.is_dir():
+        raise ValueError(f"out must be a folder; {there} is a file")
     if resume and not checkpoint.is_file():
         raise ValueError(f"out must hold the checkpoint to resume from; {out} does not")
     if checkpoint.exists() and not resume:

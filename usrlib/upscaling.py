@@ -38,8 +38,8 @@ WIDTHS = {1: 0.4, 2: 0.7, 3: 1.0, 4: 1.4}
 LEAST_NOISE = 1.0
 # The same for files of these formats, whose compression hides noise from an estimate and adds errors of its own. Four
 # photographs, reduced by 2 (blurred with 1.8 before, or by means of blocks), noise 0, 1 or 3, JPEG of quality 75 to 98:
-# 5 is 0.2 dB below the best sigma in the mean and 0.8 at most; with 1 most of the blurred ones fell below bicubic.
-COMPRESSED, COMPRESSED_NOISE = ("JPEG", "MPO", "WEBP", "AVIF"), 5.0
+# of these 5 is 0.2 dB below the best sigma in the mean and 0.8 at most; with 1 most of the blurred fell below bicubic.
+COMPRESSED, COMPRESSED_NOISE = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF"), 5.0
 # Endings that keep what is special: under some others Pillow drops it without a word.
 HOLDS = {"I;16": (".png", ".tif", ".tiff")} | dict.fromkeys(("LA", "RGBA"), (".png", ".tif", ".tiff", ".webp"))
 
@@ -220,7 +220,8 @@ def read_photo(path):
 
 
 def _as_photo(file):
-    notes, alpha, compressed = [], None, file.format in COMPRESSED
+    notes, alpha = [], None
+    compressed = file.format in COMPRESSED or file.info.get("compression") in ("jpeg", "tiff_jpeg", "webp")
     deep, grey = file.mode.startswith("I"), file.mode in ("1", "L", "LA", "La")
     if getattr(file, "n_frames", 1) > 1:
         notes.append(f"only the first of {file.n_frames} frames is taken")
@@ -279,6 +280,8 @@ def write_picture(path, picture, profile, *, rehearse=False):
         picture.save(part, format=Image.registered_extensions()[ending], icc_profile=profile, **images.LEAST_LOSS)
         if not rehearse:
             part.replace(whole)
+    except MemoryError:
+        raise                                 # `main` says so
     except Exception as error:                # Pillow, here too
         raise ValueError(f"{path} cannot be written: {_reason(error)}") from error
     finally:
@@ -298,9 +301,9 @@ def read_kernel(text, scale):
             width, stretch, angle = (*given, *(1.0, 0.0)[len(given) - 1 :])
         except ValueError:
             width = stretch = angle = math.nan
-        if not (0 < width <= 20 and 0 < stretch * width <= 20 and math.isfinite(angle)):
-            raise ValueError(f"--kernel {text}: the width, and the width times the stretch, must lie above 0 and be at "
-                             "most 20, as in gaussian:1.2 or gaussian:1.2,1.5,30")
+        if not (0.01 <= width <= 20 and 0.01 <= stretch * width <= 20 and math.isfinite(angle)):
+            raise ValueError(f"--kernel {text}: the width, and the width times the stretch, must lie between 0.01 and "
+                             "20 and the angle be a number, as in gaussian:1.2 or gaussian:1.2,1.5,30")
         size = max(25, 2 * math.ceil(4 * width * max(stretch, 1) - centre) + 1)
         variances = (stretch * width) ** 2, width**2
         return gaussian_kernel(size, variances, math.radians(angle), (centre, centre)), []
@@ -322,7 +325,7 @@ def read_kernel(text, scale):
     k, notes = k / total, []
     if abs(total - 1) > 1e-3 and text.lower().endswith(".npy"):
         notes.append(f"the kernel sums to {total:.4g}; it is divided by that")
-    if min(k.shape) >= 9 and k[1:-1, 1:-1].mean() < k.mean():
+    if min(k.shape) >= 9 and k[1:-1, 1:-1].mean() < (1 - 1e-9) * k.mean():     # a box is level, up to rounding
         notes.append("its frame is brighter than what it frames: is the kernel black on white?")
     moved = [centre - middle for middle in _moments(k)[0]]
     if max(map(abs, moved)) > 0.1:

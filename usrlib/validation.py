@@ -108,7 +108,7 @@ def check_level(name, value, *, positive=False, batch=None, look=True):
             raise ValueError(f"{name} must hold only finite numbers {bound}; got {value.flatten().tolist()}")
     elif isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a finite number {bound}; got {value!r}")
-    elif not math.isfinite(value) or value < 0 or (positive and value == 0):
+    elif not 0 <= value < math.inf or (positive and value == 0):     # torch.compile cannot follow math.isfinite
         raise ValueError(f"{name} must be a finite number {bound}; got {value}")
 
 
