@@ -581,7 +581,7 @@ def test_a_checkpoint_from_before_a_field_has_its_default():
     older, newer = dict(state["config"]), state["config"] | {"momentum": 0.5}
     del older["loss"]
     trainer.restore(state | {"config": older})
-    with pytest.raises(ValueError, match="differs in momentum, there 0.5 and here None"):
+    with pytest.raises(ValueError, match=r"differs in momentum, there 0\.5 and here None"):
         trainer.restore(state | {"config": newer})
 
 
