@@ -382,6 +382,8 @@ def test_a_turned_photograph_comes_out_upright(command, picture):
 
 @pytest.mark.parametrize("ending", [".avif", ".webp", ".tif", ".jp2", ".tga"])
 def test_the_other_formats_of_pillow_are_written(tmp_path, ending):
+    if Image.registered_extensions().get(ending) not in Image.SAVE:
+        pytest.skip("this Pillow does not write it")
     upscaling.write_picture(tmp_path / f"out{ending}", RGB, None)
     assert Image.open(tmp_path / f"out{ending}").size == RGB.size
 

@@ -167,7 +167,9 @@ def check_pair(name, pair, *, positive=False):
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise TypeError(f"{name} must be two numbers; got {pair!r}")
     for value in pair:
-        check_level(name, value, positive=True) if positive else check_number(name, value)
+        check_number(name, value)
+        if positive:
+            check_level(name, value, positive=True)
 
 
 def check_choice(name, value, choices):
