@@ -1,7 +1,7 @@
 """How many hidden units fall silent with other dice: `python -m results.seeds`. Three minutes.
 
 The experiment of notebook 09, sections 9.3 and 9.5, a hundred steps of the small network from birth, with six seeds in
-the place of one. And once more with Adam's steps robbed of the direction that (9.6) is about: a filter is not moved
+the place of one. And once more with Adam's steps robbed of the direction that (9.3) is about: a filter is not moved
 along the mean patch of its inputs, so that no step can push all places of a unit the same way. Writes seeds.json: the
 silent units of 96 in layers of 32 channels, a number for each seed.
 """

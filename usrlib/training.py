@@ -490,7 +490,7 @@ def widened(model, config):
     """A network of config's architecture that is at first the same function as `model`, a smaller one or none smaller.
 
     What is old hears only what is old, by the old weights; what is new hears everything, by those of `new_model`
-    (notebook 09, (9.12); after Chen, Goodfellow and Shlens, "Net2Net", ICLR 2016). H has a row for every iteration:
+    (notebook 09, (9.11); after Chen, Goodfellow and Shlens, "Net2Net", ICLR 2016). H has a row for every iteration:
     where there are more, the first ones are done twice, and the function is nearly the same.
     Raises ValueError where model does not fit into config's architecture, or its iterations twice not into config's.
     """
