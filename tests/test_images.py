@@ -1,6 +1,7 @@
 """Photographs in and out."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -76,6 +77,17 @@ def test_a_photograph_is_read_upright_as_its_exif_tag_says(tmp_path, colours, ta
     np.testing.assert_array_equal(images.to_array(images.read(tmp_path / "turned.png")), turned(colours))
 
 
+def test_an_odd_tag_of_exif_does_not_keep_a_photograph_from_being_read(tmp_path, colours):
+    Image.fromarray(colours).save(tmp_path / "in.jpg", quality=100, subsampling="4:4:4")
+    upright = images.read_array(tmp_path / "in.jpg")
+    # Orientation 6, and a resolution that is text.
+    tags = struct.pack("<HHHIIHHI4sI", 2, 0x112, 3, 1, 6, 0x11A, 2, 1, b"72", 0) + b"\0" * 64
+    block = b"Exif\0\0II*\0\x08\0\0\0" + tags
+    data = (tmp_path / "in.jpg").read_bytes()
+    (tmp_path / "in.jpg").write_bytes(data[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block + data[2:])
+    np.testing.assert_array_equal(images.read_array(tmp_path / "in.jpg"), np.rot90(upright, -1))
+
+
 @pytest.mark.parametrize("name", images.SAMPLES)
 def test_samples_are_colour_photographs(name):
     x = images.sample(name)
@@ -134,8 +146,16 @@ def test_to_what_is_no_path_nothing_is_written(path):
 
 @pytest.mark.parametrize("name", ["picture", "picture.xyz", ".png", "a.psd"])
 def test_a_file_without_the_ending_of_a_format_is_refused(tmp_path, name):
-    with pytest.raises(ValueError, match="path must end"):
+    with pytest.raises(ValueError, match=r"path: .* cannot be written: its ending"):
         images.write(tmp_path / name, uniform(1, 3, 4, 4))
+
+
+def test_what_cannot_be_written_leaves_the_old_file_as_it_was(tmp_path):
+    images.write(tmp_path / "kept.webp", uniform(1, 3, 4, 4))
+    before = (tmp_path / "kept.webp").read_bytes()
+    with pytest.raises(ValueError, match=r"path: .* cannot be written"):
+        images.write(tmp_path / "kept.webp", uniform(1, 3, 2, 17_000))
+    assert (tmp_path / "kept.webp").read_bytes() == before and len([*tmp_path.iterdir()]) == 1
 
 
 def test_grey_levels_from_0_to_255_are_warned_of(tmp_path):

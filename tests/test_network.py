@@ -208,6 +208,22 @@ def test_loading_leaves_pytorchs_generator_alone():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_weights_are_saved_under_the_ending_by_which_they_are_read(tmp_path):
+    for name in ("mine.pth", "mine.json", "mine"):
+        with pytest.raises(ValueError, match=r"path must end in \.safetensors"):
+            save_weights(network(), tmp_path / name, {})
+    assert not [*tmp_path.iterdir()]
+
+
+def test_where_the_disk_is_full_the_old_file_stays_and_the_new_one_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match=r"No space left on device.*mine\.safetensors"):
+        save_weights(network(), path, {})
+    assert path.read_bytes() == b"old" and [*tmp_path.iterdir()] == [path]
+
+
 def test_weights_are_float32_whatever_pytorchs_default(tmp_path):
     save_weights(network().float(), tmp_path / "mine.safetensors", {})
     torch.set_default_dtype(torch.float64)
@@ -279,7 +295,9 @@ def damaged(folder):
     yield "malice in an archive", saved("archive.pth", {"p.m_head.weight": Malice(folder / "executed")})
     whole = saved("whole.pth", authors_state(network(**TINY, blocks=2))).read_bytes()
     yield "half a checkpoint", raw("half.pth", whole[: len(whole) // 2])
-    yield "no bytes", raw("nothing.pth", b"")
+    for number, junk in enumerate((b"", b"hello", b"Rate limit", b"GIF89a")):
+        yield junk, raw(f"junk{number}.pth", junk)
+    yield "a sparse tensor", saved("sparse.pth", {"p.m_head.weight": torch.zeros(3, 3).to_sparse()})
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")

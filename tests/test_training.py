@@ -602,7 +602,7 @@ def test_what_cannot_be_done_is_refused_in_one_line(folder, tmp_path):
     assert "--revive goes with --weights" in refused(folder, tmp_path / "out", "--revive")
     assert "--weights must be one of denoiser, tiny" in refused(folder, tmp_path / "out", "--weights", "")
     train(folder, tmp_path / "out", "--steps", "5")
-    assert "out holds a checkpoint already" in refused(folder, tmp_path / "out", "--steps", "5")
+    assert "out holds a training already" in refused(folder, tmp_path / "out", "--steps", "5")
     assert "differs in steps, there 5 and here 6" in refused(folder, tmp_path / "out", "--steps", "6", "--resume")
     (tmp_path / "file").touch()
     for place in ("file", "file/sub"):
@@ -611,7 +611,11 @@ def test_what_cannot_be_done_is_refused_in_one_line(folder, tmp_path):
         shutil.copytree(tmp_path / "out", tmp_path / "out" / name)
         checkpoint = tmp_path / "out" / name / "checkpoint.pt"
         checkpoint.write_bytes(checkpoint.read_bytes()[:length])
-        assert "checkpoint.pt is damaged" in refused(folder, tmp_path / "out" / name, "--steps", "5", "--resume")
+        assert "checkpoint.pt or log.csv is damaged" in refused(folder, checkpoint.parent, "--steps", "5", "--resume")
+        checkpoint.unlink()                  # its largest file; the weights are not to be lost
+        assert "out holds a training already" in refused(folder, tmp_path / "out" / name, "--steps", "5")
+    torch.save({"a": 1}, checkpoint)
+    assert "checkpoint.pt or log.csv is damaged" in refused(folder, checkpoint.parent, "--steps", "5", "--resume")
     shutil.copytree(folder, tmp_path / "fewer", ignore=shutil.ignore_patterns("photo0.png"))
     shutil.copytree(folder, tmp_path / "others")
     with Image.open(tmp_path / "others" / "photo0.png") as picture:

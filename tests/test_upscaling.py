@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tifffile  # scikit-image brings it
 import torch
+import torch.nn.functional as F
 from dense import random_kernel, uniform
 from hypothesis import given
 from hypothesis import strategies as st
@@ -132,6 +133,21 @@ def test_in_a_batch_every_kernel_has_the_margin_that_the_widest_needs():
     y, k = uniform(2, 1, 24, 24), torch.cat([usrlib.gaussian_kernel(25, (w**2, w**2)) for w in (0.7, 3.0)])
     together = upscale(evaluation.wiener, y, k, 2, 0.01)
     assert torch.allclose(together[1:], upscale(evaluation.wiener, y[1:], k[1:], 2, 0.01), atol=1e-9)
+
+
+@pytest.mark.parametrize("height, width", [(25, 25), (24, 25), (25, 8)])
+def test_zeros_around_a_kernel_change_nothing(height, width):
+    seen, k = [], usrlib.gaussian_kernel(25, (2.0, 1.0), 0.5)[..., :height, :width]
+
+    def restore(y, k, scale, sigma):
+        seen.append(y.shape)
+        return data_step(y, k, scale, sigma)
+
+    y, roomy = uniform(1, 1, 40, 300), torch.zeros(1, 1, 513, 400).double()
+    top, left = 256 - height // 2, 200 - width // 2
+    roomy[..., top : top + height, left : left + width] = k
+    results = [upscale(restore, y, kernel, 2, 0.0, tile=200) for kernel in (k, roomy)]
+    assert torch.allclose(*results, atol=1e-9) and seen[: len(seen) // 2] == seen[len(seen) // 2 :]
 
 
 def test_tiles_are_bounded_and_begin_where_the_prior_can_follow():
@@ -384,14 +400,14 @@ def test_a_turned_photograph_comes_out_upright(command, picture):
 def test_the_other_formats_of_pillow_are_written(tmp_path, ending):
     if Image.registered_extensions().get(ending) not in Image.SAVE:
         pytest.skip("this Pillow does not write it")
-    upscaling.write_picture(tmp_path / f"out{ending}", RGB, None)
+    images.write_picture(tmp_path / f"out{ending}", RGB)
     assert Image.open(tmp_path / f"out{ending}").size == RGB.size
 
 
 @pytest.mark.parametrize("ending", [".gif", ".tga", ".sgi"])
 def test_a_picture_too_large_for_its_format_is_said_in_one_line(tmp_path, ending):
     with pytest.raises(ValueError, match="cannot be written"):
-        upscaling.write_picture(tmp_path / f"out{ending}", Image.new("RGB", (70_000, 1)), None)
+        images.write_picture(tmp_path / f"out{ending}", Image.new("RGB", (70_000, 1)))
 
 
 def test_an_sgi_of_16_bits_is_not_cut_to_8_in_silence(tmp_path):
@@ -499,7 +515,7 @@ def test_sigma_is_in_255ths_and_the_defaults_are_what_help_says(command, monkeyp
     assert torch.equal(k, usrlib.gaussian_kernel(25, (width**2, width**2), shift=(centre, centre)))
     assert (scale, sigma) == (3, pytest.approx(0.02))
     command(RGB, "--sigma", "0", "--kernel", "bicubic")
-    assert seen[1][1:] == (2, 0.0) and torch.equal(seen[1][0], usrlib.bicubic_kernel(2))
+    assert seen[1][1:] == (2, 0.0) and torch.equal(F.pad(seen[1][0], (8,) * 4), usrlib.bicubic_kernel(2))
     with pytest.raises(SystemExit, match="0"):
         upscaling.main(["--help"])
     words = " ".join(capsys.readouterr().out.split())

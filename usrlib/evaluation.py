@@ -88,7 +88,8 @@ def low_resolution(x, k, scale, sigma, lr="8bit"):
 def score(restore, x, k, scale, sigma, lr="8bit"):
     """(PSNR in decibels, SSIM) of a photograph (1, 3, H, W), degraded by the protocol and restored.
 
-    restore: a method, (y, k, scale, sigma) -> x. The rest as for `low_resolution`, but x of any size.
+    restore: a method, (y, k, scale, sigma) -> x. The rest as for `low_resolution`, but x is cropped to a
+    multiple of scale first; what is left of it without the border holds the window of SSIM, 11 pixels a side.
     """
     check_count("scale", scale)
     x = crop(x, scale)
@@ -200,7 +201,7 @@ def read_pictures(source, every=1):
         return {name: images.to_array(images.sample(name, OWN_SIZE, OWN[name])) for name in list(OWN)[::every]}
     if not Path(source).is_dir():
         raise FileNotFoundError(f"images must be a folder or 'own'; got {str(source)!r}")
-    paths = sorted(path for path in Path(source).iterdir() if path.suffix.lower() in images.PICTURES)
+    paths = sorted(path for path in Path(source).iterdir() if path.suffix.lower() in images.PICTURES and path.is_file())
     if not paths:
         raise FileNotFoundError(f"images: the folder {str(source)!r} holds no picture ({', '.join(images.PICTURES)})")
     return {path.name: images.decode(path.name, path) for path in paths[::every]}
@@ -348,6 +349,8 @@ def main(arguments=None):
         evaluate(restore, pictures, kernels, results, options.out)
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on from here")
+    except OSError as error:                # the disk is full, say
+        sys.exit(f"{error}; the same command goes on from here")
     print(table(results))
     if expected is not None:
         found = differences(results, expected)

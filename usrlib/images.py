@@ -3,10 +3,11 @@
 import re
 from os import PathLike
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 from skimage import data
 
 from .validation import check_choice, check_count, check_grey_levels, check_image, check_shape
@@ -14,6 +15,12 @@ from .validation import check_choice, check_count, check_grey_levels, check_imag
 SAMPLES = ("astronaut", "chelsea", "coffee", "rocket")
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")      # endings of files that are taken for one
 LEAST_LOSS = {"quality": 95, "subsampling": "4:4:4"}    # of JPEG: a restored picture keeps its edges and their colours
+# Endings that keep what is special: under some others Pillow drops it without a word.
+HOLDS = {"I;16": (".png", ".tif", ".tiff")} | dict.fromkeys(("LA", "RGBA"), (".png", ".tif", ".tiff", ".webp"))
+# What the EXIF tag "orientation" asks for.
+TURNS = {number: Image.Transpose[turn] for number, turn in enumerate((
+    "FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"), start=2)}
+STRIP = 256                                             # rows that are rounded at once, for the memory
 
 
 def sample(name, size=None, corner=(0, 0)):
@@ -53,7 +60,7 @@ def read_array(path):
         if file.mode.startswith(("I", "F")) or stores_16_bits(file):
             named = "" if hasattr(path, "read") else f"{path}: "
             raise OSError(f"{named}it has more than 8 bits a channel, mode {file.mode}")
-        return np.array(ImageOps.exif_transpose(file).convert("RGB"))
+        return np.array(upright(file).convert("RGB"))
 
 
 def decode(name, file):
@@ -65,6 +72,13 @@ def decode(name, file):
         raise ValueError(f"images: {name} cannot be read: {reason}") from error
 
 
+def upright(file):
+    """An opened Pillow image, turned as its EXIF tag says. (ImageOps.exif_transpose fails where another tag is odd.)"""
+    file.load()                                         # a TIFF turns itself
+    turn = TURNS.get(file.getexif().get(ExifTags.Base.Orientation))
+    return file if turn is None else file.transpose(turn)
+
+
 def stores_16_bits(file):
     """Whether an opened Pillow image holds more than 8 bits a channel in its file, whatever its mode says."""
     # BGR;16 has 16 bits a pixel, not a channel; of PPM and PGM the last argument is the largest level.
@@ -73,14 +87,47 @@ def stores_16_bits(file):
 
 
 def write(path, x):
-    """Write one image (1, 1 or 3, H, W) in [0, 1] to a file; the ending of the path, one of Pillow's, says which."""
+    """Write one image (1, 1 or 3, H, W) in [0, 1] to a file, as `write_picture` does."""
+    check_grey_levels("x", x)
+    write_picture(path, Image.fromarray(to_array(x)))
+
+
+def write_picture(path, picture, profile=None, *, rehearse=False):
+    """Write a Pillow image in one move: a file of that name is whole, whatever happens. ValueError where it fails.
+
+    path: its ending, one of Pillow's, says which format. profile: ICC, or None. rehearse: all but that move, so that
+    what will fail fails before the work and not after it.
+    """
     if not isinstance(path, (str, PathLike)):
         raise TypeError(f"path must be a path; got {type(path).__name__}")
-    picture, ending = Image.fromarray(to_array(x)), Path(path).suffix.lower()
-    check_grey_levels("x", x)
-    if Image.registered_extensions().get(ending) not in Image.SAVE:
-        raise ValueError(f"path must end in that of a format of pictures, such as .png; got {str(path)!r}")
-    picture.save(path, **LEAST_LOSS)
+    path, part = Path(path), None
+    ending = path.suffix.lower()
+    try:
+        if path.is_dir():
+            raise ValueError("it is a folder")
+        if not path.parent.is_dir():
+            raise ValueError(f"there is no folder {path.parent}")
+        if Image.registered_extensions().get(ending) not in Image.SAVE or ending in (".ico", ".icns"):     # other sizes
+            raise ValueError("its ending must be that of a format of pictures, such as .png")
+        if ending not in HOLDS.get(picture.mode, (ending,)):
+            raise ValueError(f"{ending} does not hold a picture of mode {picture.mode}; .png does")
+        whole = path.resolve()                                             # a link goes on pointing to the file
+        part = whole.with_name(f".{uuid4().hex}.part")
+        picture.save(part, format=Image.registered_extensions()[ending], icc_profile=profile, **LEAST_LOSS)
+        if not rehearse:
+            part.replace(whole)
+    except MemoryError:
+        raise                                 # the command line says so
+    except Exception as error:                # Pillow, here too
+        raise ValueError(f"path: {path} cannot be written: {reason(error)}") from error
+    finally:
+        if part is not None:
+            part.unlink(missing_ok=True)
+
+
+def reason(error):
+    """What an exception says, without the name of a file that stands before it anyway."""
+    return getattr(error, "strerror", None) or error
 
 
 def to_tensor(array):
@@ -96,4 +143,5 @@ def to_array(x):
     check_image("x", x)
     if x.shape[0] != 1 or x.shape[1] not in (1, 3):
         raise ValueError(f"x must be one image (1, 1 or 3, H, W); got {tuple(x.shape)}")
-    return (x[0].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).squeeze(-1).numpy(force=True)
+    rows = [(strip.clamp(0, 1) * 255).round().to(torch.uint8) for strip in x[0].split(STRIP, dim=1)]
+    return torch.cat(rows, dim=1).permute(1, 2, 0).squeeze(-1).numpy(force=True)

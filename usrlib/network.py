@@ -17,7 +17,6 @@ from pickle import UnpicklingError
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from safetensors.torch import load
 from safetensors.torch import save as serialise
 from torch import nn
@@ -172,6 +171,8 @@ def save_weights(model, path, card):
     model: a USRNet or ResUNet; its tensors keep their dtype. card: a dict of whatever a user should know of them.
     """
     path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"path must end in .safetensors; got {str(path)!r}")
     data = serialise({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
     replace_file(path, data)
     write_json(path.with_suffix(".json"), card | {"sha256": sha256(data).hexdigest()})
@@ -185,11 +186,16 @@ def write_json(path, value):
 def replace_file(path, data):
     """Write a file so that a kill leaves either the old one or the new one, whole."""
     draft = path.with_suffix(path.suffix + ".draft")
-    with draft.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    try:
+        with draft.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        error.filename, error.filename2 = str(path), None               # the disk may be full: of what, and where
+        raise
 
 
 def load_usrnet(name_or_path):
@@ -215,13 +221,13 @@ def _load(name_or_path, build, what):
     path = find_weights(name_or_path)
     state = _read(path)
     try:
-        with torch.random.fork_rng(devices=[]):         # the weights that a new model draws are not kept
+        with torch.device("meta"):                      # nothing is drawn for weights that are not kept
             model = build(state)
-        model.load_state_dict(state)
+        model.load_state_dict(state, assign=True)
     except (KeyError, IndexError, ValueError, RuntimeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise ValueError(f"name_or_path must hold the weights of a {what}; {path.name} does not: {reason}") from error
-    return model.float().requires_grad_(False).eval()
+    return model.to(torch.float32, memory_format=torch.channels_last).requires_grad_(False).eval()
 
 
 def _shape(state, prefix=""):
@@ -267,13 +273,14 @@ def _read(path):
             state = load(data)
         else:
             state = _from_authors(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
+        odd = [key for key, tensor in state.items() if not tensor.is_floating_point() or not tensor.isfinite().all()]
     except UnpicklingError as error:              # PyTorch's message recommends to execute what is in the file
         raise ValueError(f"name_or_path: {path.name} is no file of tensors alone, and nothing else is read") from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, TypeError, AttributeError) as error:
-        raise ValueError(f"name_or_path: {path.name} is damaged or no file of weights: {error}") from error
-    for key, tensor in state.items():
-        if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
-            raise ValueError(f"name_or_path: {path.name} holds values in {key} that are not finite numbers")
+    except Exception as error:                    # torch.load raises whatever the bytes lead it to
+        reason = " ".join(f"{type(error).__name__} {error}".split())
+        raise ValueError(f"name_or_path: {path.name} is damaged or no file of weights: {reason}") from error
+    if odd:
+        raise ValueError(f"name_or_path: {path.name} holds values in {odd[0]} that are not finite numbers")
     return state
 
 

@@ -23,7 +23,6 @@ from functools import lru_cache
 from hashlib import sha256
 from itertools import accumulate
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import NamedTuple
 from zlib import crc32
 
@@ -257,7 +256,7 @@ def read_photographs(paths, device="cpu"):
 def files_of(path):
     """(name, file) of every picture in a folder or a tar file, in the order of their names."""
     if path.is_dir():
-        names = sorted(file for file in path.rglob("*") if file.suffix.lower() in images.PICTURES)
+        names = sorted(file for file in path.rglob("*") if file.suffix.lower() in images.PICTURES and file.is_file())
         yield from ((str(file.relative_to(path)), file) for file in names)
         return
     if not path.is_file() or not tarfile.is_tarfile(path):
@@ -632,11 +631,12 @@ def run(trainer, held_out, out, *, resume=False, time_limit=math.inf, report_eve
     if resume:
         try:
             state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, UnpicklingError) as error:
-            raise ValueError(f"out must hold a whole checkpoint; {checkpoint} is damaged") from error
+            with log.open(newline="", encoding="utf-8") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= state["done"]]
+        except Exception as error:           # torch.load raises whatever the bytes lead it to
+            raise ValueError(f"out must hold a whole checkpoint and its log; {checkpoint} or {log.name} is damaged, or "
+                             f"of something else: {' '.join(f'{type(error).__name__} {error}'.split())}") from error
         trainer.restore(state)
-        with log.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if int(row["step"]) <= trainer.done]
     out.mkdir(parents=True, exist_ok=True)
 
     saving = 0.0                             # seconds that the last save took
@@ -654,7 +654,7 @@ def run(trainer, held_out, out, *, resume=False, time_limit=math.inf, report_eve
                            "diverges, or report_every is too small for a steady mean")
         duration = time.perf_counter() - start
         trainer.seconds += duration
-        late = time.perf_counter() - begin + duration + saving > time_limit
+        late = not time.perf_counter() - begin + duration + saving <= time_limit         # NaN is no time
         stop = trainer.agree(late) or trainer.done == config.steps
         saves = stop or trainer.done % save_every == 0
         measured = time.perf_counter()
@@ -688,12 +688,12 @@ def check_run(out, resume, report_every, save_every):
         raise ValueError(f"save_every must be a multiple of report_every, {report_every}; got {save_every}")
     checkpoint = Path(out, "checkpoint.pt")
     there = next(each for each in checkpoint.parents if each.exists())     # out, or what it would be made in
-    if not there.is_dir():
-        raise ValueError(f"out must be a folder; {there} is a file")
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(f"out must be a folder to write in; {there} is not")
     if resume and not checkpoint.is_file():
         raise ValueError(f"out must hold the checkpoint to resume from; {out} does not")
-    if checkpoint.exists() and not resume:
-        raise FileExistsError(f"out holds a checkpoint already, in {out}: resume it, or choose another folder")
+    if not resume and (checkpoint.exists() or checkpoint.with_name("weights.safetensors").exists()):
+        raise FileExistsError(f"out holds a training already, in {out}: resume it, or choose another folder")
 
 
 def _as_csv(rows):
@@ -742,7 +742,8 @@ def _commit():
 def main(arguments=None):
     """The command line: `python -m usrlib.training --help`."""
     parser = argparse.ArgumentParser(prog="python -m usrlib.training", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--images", nargs="+", required=True, help="folders or tar files of photographs")
+    parser.add_argument("--images", nargs="+", required=True,
+                        help="folders or tar files of photographs; NAME_1_2 is taken for a tile of the photograph NAME")
     parser.add_argument("--config", choices=CONFIGS, default="tiny", help="what to train (default: tiny)")
     parser.add_argument("--out", required=True, help="folder for the checkpoint, the log, the weights and their card")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
@@ -750,7 +751,7 @@ def main(arguments=None):
                                           "or of a smaller network")
     parser.add_argument("--revive", action="store_true", help="give silent units of these weights another life first")
     parser.add_argument("--time-limit", type=float, default=math.inf,
-                        help="seconds after which to stop at a report, resumable; decoding is not counted")
+                        help="stop, resumable, at the last report within so many seconds; decoding is not counted")
     parser.add_argument("--report-every", type=int, default=100, help="steps between lines of the log (default: 100)")
     parser.add_argument("--save-every", type=int, default=1000,
                         help="steps between checkpoints, a multiple of --report-every (default: 1000)")
@@ -766,8 +767,8 @@ def main(arguments=None):
                            help=f"{entry.metadata['help']} (tiny: {entry.default})")
     options = parser.parse_args(arguments)
     given = {entry.name: getattr(options, entry.name) for entry in fields(Config)}
-    rank, world, device = _join(options.device)
     try:
+        rank, world, device = _join(options.device)
         config = replace(CONFIGS[options.config], **{name: value for name, value in given.items() if value is not None})
         if options.revive and options.weights is None:
             raise ValueError("--revive goes with --weights: it is for units that training has silenced")
@@ -778,6 +779,8 @@ def main(arguments=None):
         photographs, held_out = read_photographs(options.images, device)
         if options.revive and model is not None:
             origin = (origin or {}) | {"revived": revive(model, Sampler(photographs, config))}
+        if rank == 0:
+            print(f"trained on: {photographs.source}; held out: {held_out.source}")
         trainer = Trainer(config, photographs, model, origin, rank, world)
         if options.compile:
             getattr(trainer.model, "prior", trainer.model).compile()

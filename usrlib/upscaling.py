@@ -9,16 +9,14 @@ cuts the margin off.
 
 import argparse
 import math
-import os
 import warnings
 from itertools import product
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
 from scipy.ndimage import distance_transform_edt
 from tqdm import tqdm
@@ -40,8 +38,6 @@ LEAST_NOISE = 1.0
 # photographs, reduced by 2 (blurred with 1.8 before, or by means of blocks), noise 0, 1 or 3, JPEG of quality 75 to 98:
 # of these 5 is 0.2 dB below the best sigma in the mean and 0.8 at most; with 1 most of the blurred fell below bicubic.
 COMPRESSED, COMPRESSED_NOISE = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF"), 5.0
-# Endings that keep what is special: under some others Pillow drops it without a word.
-HOLDS = {"I;16": (".png", ".tif", ".tiff")} | dict.fromkeys(("LA", "RGBA"), (".png", ".tif", ".tiff", ".webp"))
 
 
 # --- Borders and tiles -------------------------------------------------------------------------------------------
@@ -66,6 +62,7 @@ def upscale(restore, y, k, scale, sigma, tile=1024):
     check_noise("sigma", sigma, batch=y.shape[0])
     if tile is not None:
         check_count("tile", tile)
+    k = _trimmed(k)
     reach = max(_reach(one, scale) for one in k[:, 0]) / scale
     margin, context = _on_grid(reach), _on_grid(2 * reach)
     whole = wrap(y, [_on_grid(side + 2 * margin) for side in y.shape[-2:]], (margin, margin))
@@ -158,6 +155,16 @@ def _reach(k, scale):
     return max((96 if wide else 48) if scale <= 2 else 48 if wide else 32, *(side / 2 for side in k.shape))
 
 
+def _trimmed(k):
+    """Kernels (N, 1, h, w) without the zeros around them that can go and leave the centre where it is."""
+    for axis in (-2, -1):
+        middle = k.shape[axis] // 2
+        used = k.movedim(axis, 0).flatten(1).any(dim=1).nonzero()
+        reach = int((used - middle).abs().max()) if len(used) else 0
+        k = k.narrow(axis, middle - reach, min(2 * reach + 1, k.shape[axis] - middle + reach))
+    return k
+
+
 def _on_grid(length):
     return math.ceil(length / GRID) * GRID
 
@@ -216,7 +223,7 @@ def read_photo(path):
             with Image.open(path) as file:
                 return _as_photo(file)
     except Exception as error:                # Pillow raises whatever the bytes lead it to
-        raise ValueError(f"{path} cannot be read: {_reason(error)}") from error
+        raise ValueError(f"{path} cannot be read: {images.reason(error)}") from error
 
 
 def _as_photo(file):
@@ -228,7 +235,7 @@ def _as_photo(file):
     if images.stores_16_bits(file) and not deep:
         notes.append("8 of its 16 bits a channel are used: Pillow reads 16 only of grey pictures without transparency")
     profile = None if file.mode in ("CMYK", "LAB") else file.info.get("icc_profile")
-    picture = ImageOps.exif_transpose(file)
+    picture = images.upright(file)
     if deep:
         levels = np.asarray(picture).astype(np.float32) / 65535
         if levels.min() < 0 or levels.max() > 1:
@@ -252,41 +259,12 @@ def _as_photo(file):
 def to_picture(x, alpha, bits):
     """A result (1, 1 or 3, H, W) as a Pillow image of so many bits. alpha: its transparency (1, 1, H, W), or None."""
     if bits == 16:
-        return Image.fromarray((x[0, 0].clamp(0, 1) * 65535).round().cpu().numpy().astype(np.uint16))
+        return Image.fromarray(np.concatenate([(rows.clamp(0, 1) * 65535).round().cpu().numpy().astype(np.uint16)
+                                               for rows in x[0, 0].split(images.STRIP)]))
     picture = Image.fromarray(images.to_array(x))
     if alpha is not None:
         picture.putalpha(Image.fromarray(images.to_array(alpha)))
     return picture
-
-
-def write_picture(path, picture, profile, *, rehearse=False):
-    """Write a Pillow image in one move: a file of that name is whole, whatever happens. ValueError where it fails.
-
-    rehearse: all but that move, so that what will fail fails before the work and not after it.
-    """
-    path = Path(path)
-    ending, part = path.suffix.lower(), None
-    try:
-        if path.is_dir():
-            raise ValueError("it is a folder")
-        if not path.parent.is_dir():
-            raise ValueError(f"there is no folder {path.parent}")
-        if Image.registered_extensions().get(ending) not in Image.SAVE or ending in (".ico", ".icns"):     # other sizes
-            raise ValueError("its ending must be that of a format of pictures, such as .png")
-        if ending not in HOLDS.get(picture.mode, (ending,)):
-            raise ValueError(f"{ending} does not hold a picture of mode {picture.mode}; .png does")
-        whole = path.resolve()                                             # a link goes on pointing to the file
-        part = whole.with_name(f"{whole.name}.{os.getpid()}.part")
-        picture.save(part, format=Image.registered_extensions()[ending], icc_profile=profile, **images.LEAST_LOSS)
-        if not rehearse:
-            part.replace(whole)
-    except MemoryError:
-        raise                                 # `main` says so
-    except Exception as error:                # Pillow, here too
-        raise ValueError(f"{path} cannot be written: {_reason(error)}") from error
-    finally:
-        if part is not None:
-            part.unlink(missing_ok=True)
 
 
 def read_kernel(text, scale):
@@ -317,11 +295,11 @@ def read_kernel(text, scale):
             drawn = read_photo(text)                    # what is transparent is black
             k = (drawn.y * (1 if drawn.alpha is None else drawn.alpha)).double().mean((0, 1))
     except Exception as error:                # NumPy, too, raises whatever the bytes lead it to
-        raise ValueError(f"--kernel: {text} cannot be read: {_reason(error.__cause__ or error)}") from error
+        raise ValueError(f"--kernel: {text} cannot be read: {images.reason(error.__cause__ or error)}") from error
     k = k[0, 0] if k.ndim == 4 and k.shape[:2] == (1, 1) else k        # as this library has them
     total = k.sum().item()
-    if k.ndim != 2 or not k.isfinite().all() or total <= 0:
-        raise ValueError(f"--kernel: {text} must hold a matrix of finite numbers whose sum is above 0")
+    if k.ndim != 2 or not k.isfinite().all() or not 0 < total < math.inf:
+        raise ValueError(f"--kernel: {text} must hold a matrix of finite numbers whose sum is above 0, and finite")
     k, notes = k / total, []
     if abs(total - 1) > 1e-3 and text.lower().endswith(".npy"):
         notes.append(f"the kernel sums to {total:.4g}; it is divided by that")
@@ -334,10 +312,6 @@ def read_kernel(text, scale):
                      f"{abs(down):.1f} pixels {'up' if down < 0 else 'down'} and "
                      f"{abs(right):.1f} to the {'left' if right < 0 else 'right'}")
     return k[None, None], notes
-
-
-def _reason(error):
-    return getattr(error, "strerror", None) or error
 
 
 # --- The command -------------------------------------------------------------------------------------------------
@@ -354,7 +328,7 @@ def main(arguments=None):
         pixel = torch.zeros(1, photo.y.shape[1], 1, 1)
         mode = to_picture(pixel, None if photo.alpha is None else pixel[:, :1], photo.bits).mode
         size = scale * photo.y.shape[3], scale * photo.y.shape[2]
-        write_picture(options.out, Image.new(mode, size), photo.profile, rehearse=True)
+        images.write_picture(options.out, Image.new(mode, size), photo.profile, rehearse=True)
         for note in photo.notes + notes:
             print(f"note: {note}")
         noise = options.sigma
@@ -377,13 +351,14 @@ def main(arguments=None):
         x = upscale(restore, photo.y.expand(1, 3, -1, -1), k, scale, noise / 255)
         x = x if photo.y.shape[1] == 3 else x.mean(1, keepdim=True)
         alpha = None if photo.alpha is None else upscale(bicubic, photo.alpha, k, scale, 0.0)      # to lie over x
-        write_picture(options.out, to_picture(x, alpha, photo.bits), photo.profile)
+        images.write_picture(options.out, to_picture(x, alpha, photo.bits), photo.profile)
     except KeyboardInterrupt:
         parser.exit(1, "interrupted; nothing was written\n")
-    except (ValueError, MemoryError, RuntimeError) as error:
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
-        line = (str(error).splitlines() or ["out of memory"])[0].replace("name_or_path", "--weights")
+        line = (str(error).splitlines() or ["out of memory"])[0]
+        line = line.removeprefix("path: ").replace("name_or_path", "--weights")
         parser.exit(1, f"{parser.prog}: error: {line}\n")
     print(f"{options.out}: {size[0]} x {size[1]} pixels")
 

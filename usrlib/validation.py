@@ -20,7 +20,7 @@ _values_are_trusted = ContextVar("values are trusted", default=False)       # of
 def trusted_values():
     """Inside, tensors are not searched for NaN and the like: on a GPU every such look waits for all that is queued.
 
-    torch.func.vmap and torch.export need it, too. Under torch.compile it is so without it.
+    torch.func.vmap, of the operators, and torch.export need it, too. Under torch.compile it is so without it.
     """
     token = _values_are_trusted.set(True)
     try:
