@@ -88,6 +88,17 @@ def test_an_odd_tag_of_exif_does_not_keep_a_photograph_from_being_read(tmp_path,
     np.testing.assert_array_equal(images.read_array(tmp_path / "in.jpg"), np.rot90(upright, -1))
 
 
+def test_a_photograph_with_damaged_exif_is_read_as_it_lies(tmp_path, colours):
+    Image.fromarray(colours).save(tmp_path / "in.png", exif=b"Exif\0\0garbagegarbage")
+    np.testing.assert_array_equal(images.read_array(tmp_path / "in.png"), colours)
+
+
+@pytest.mark.parametrize("x", [None, np.zeros((3, 4, 4)), torch.zeros(1, 3, 0, 4)])
+def test_what_is_no_picture_is_not_written(tmp_path, x):
+    with pytest.raises((TypeError, ValueError), match="x must"):
+        images.write(tmp_path / "a.png", x)
+
+
 @pytest.mark.parametrize("name", images.SAMPLES)
 def test_samples_are_colour_photographs(name):
     x = images.sample(name)

@@ -219,7 +219,7 @@ def test_where_the_disk_is_full_the_old_file_stays_and_the_new_one_is_named(tmp_
     path = tmp_path / "mine.safetensors"
     path.write_bytes(b"old")
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(OSError, match=r"No space left on device.*mine\.safetensors"):
+    with pytest.raises(OSError, match=r"No space left on device.*mine\.safetensors'$"):
         save_weights(network(), path, {})
     assert path.read_bytes() == b"old" and [*tmp_path.iterdir()] == [path]
 
@@ -241,6 +241,16 @@ def test_the_authors_layout_is_read(tmp_path):
     torch.save(state, tmp_path / "theirs.pth")
     again = load_usrnet(tmp_path / "theirs.pth")
     assert torch.equal(again(Y.float(), K.float(), 2, 0.1), model(Y.float(), K.float(), 2, 0.1))
+
+
+def test_tensors_that_share_memory_in_a_file_do_not_share_it_in_the_network(tmp_path):
+    state = authors_state(network(**TINY, blocks=2).float())
+    state["h.mlp.2.bias"] = state["h.mlp.0.bias"]
+    torch.save(state, tmp_path / "theirs.pth")
+    model = load_usrnet(tmp_path / "theirs.pth")
+    model.hyper.layers[0].bias.add_(1)
+    assert not torch.equal(model.hyper.layers[0].bias, model.hyper.layers[2].bias)
+    save_weights(model, tmp_path / "ours.safetensors", {})
 
 
 class Malice:

@@ -95,7 +95,7 @@ def test_the_tables_quote_the_committed_results_and_the_network_beats_classical_
         for kernel, mean in network["means"].items():
             assert mean > max(row["means"][kernel] for row in classical)
     leads = [ours["mean"] - by_hand["mean"] for ours, by_hand in zip(rows("own_tiny"), rows("own_pnp"), strict=True)]
-    assert f"by {min(leads):.2f} to {max(leads):.2f} dB in the means of the rows" in README
+    assert f"by {min(leads):.2f} to {max(leads):.2f} dB in the means of the tasks" in README
     behind = [theirs["mean"] - ours["mean"] for ours, theirs in zip(rows("own_tiny"), rows("own_authors"), strict=True)]
     assert f"here by {min(behind):.2f} to {max(behind):.2f} dB" in RESULTS
 

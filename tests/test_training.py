@@ -614,8 +614,10 @@ def test_what_cannot_be_done_is_refused_in_one_line(folder, tmp_path):
         assert "checkpoint.pt or log.csv is damaged" in refused(folder, checkpoint.parent, "--steps", "5", "--resume")
         checkpoint.unlink()                  # its largest file; the weights are not to be lost
         assert "out holds a training already" in refused(folder, tmp_path / "out" / name, "--steps", "5")
-    torch.save({"a": 1}, checkpoint)
-    assert "checkpoint.pt or log.csv is damaged" in refused(folder, checkpoint.parent, "--steps", "5", "--resume")
+    for other in ({"a": 1}, {"done": 5, "model": {}}, {"done": complex}):
+        torch.save(other, checkpoint)
+        said = refused(folder, checkpoint.parent, "--steps", "5", "--resume")
+        assert "checkpoint.pt or log.csv is damaged" in said and "weights_only" not in said
     shutil.copytree(folder, tmp_path / "fewer", ignore=shutil.ignore_patterns("photo0.png"))
     shutil.copytree(folder, tmp_path / "others")
     with Image.open(tmp_path / "others" / "photo0.png") as picture:

@@ -201,7 +201,8 @@ def read_pictures(source, every=1):
         return {name: images.to_array(images.sample(name, OWN_SIZE, OWN[name])) for name in list(OWN)[::every]}
     if not Path(source).is_dir():
         raise FileNotFoundError(f"images must be a folder or 'own'; got {str(source)!r}")
-    paths = sorted(path for path in Path(source).iterdir() if path.suffix.lower() in images.PICTURES and path.is_file())
+    paths = sorted(path for path in Path(source).iterdir()
+                   if path.suffix.lower() in images.PICTURES and not path.is_dir())
     if not paths:
         raise FileNotFoundError(f"images: the folder {str(source)!r} holds no picture ({', '.join(images.PICTURES)})")
     return {path.name: images.decode(path.name, path) for path in paths[::every]}

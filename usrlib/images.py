@@ -68,14 +68,17 @@ def decode(name, file):
     try:
         return read_array(file)
     except Exception as error:                # Pillow raises whatever the bytes lead it to
-        reason = str(error).removeprefix(f"{file}: ")
-        raise ValueError(f"images: {name} cannot be read: {reason}") from error
+        said = str(error).removeprefix(f"{file}: ")
+        raise ValueError(f"images: {name} cannot be read: {said}") from error
 
 
 def upright(file):
     """An opened Pillow image, turned as its EXIF tag says. (ImageOps.exif_transpose fails where another tag is odd.)"""
     file.load()                                         # a TIFF turns itself
-    turn = TURNS.get(file.getexif().get(ExifTags.Base.Orientation))
+    try:
+        turn = TURNS.get(file.getexif().get(ExifTags.Base.Orientation))
+    except Exception:                                   # Pillow raises whatever the bytes lead it to
+        turn = None
     return file if turn is None else file.transpose(turn)
 
 
@@ -88,8 +91,9 @@ def stores_16_bits(file):
 
 def write(path, x):
     """Write one image (1, 1 or 3, H, W) in [0, 1] to a file, as `write_picture` does."""
+    picture = Image.fromarray(to_array(x))
     check_grey_levels("x", x)
-    write_picture(path, Image.fromarray(to_array(x)))
+    write_picture(path, picture)
 
 
 def write_picture(path, picture, profile=None, *, rehearse=False):

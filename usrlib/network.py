@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+from contextlib import suppress
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
@@ -193,9 +194,9 @@ def replace_file(path, data):
             os.fsync(file.fileno())
         draft.replace(path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
-        error.filename, error.filename2 = str(path), None               # the disk may be full: of what, and where
-        raise
+        with suppress(OSError):
+            draft.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from error     # the disk may be full: of what, and where
 
 
 def load_usrnet(name_or_path):
@@ -223,7 +224,7 @@ def _load(name_or_path, build, what):
     try:
         with torch.device("meta"):                      # nothing is drawn for weights that are not kept
             model = build(state)
-        model.load_state_dict(state, assign=True)
+        model.load_state_dict({key: tensor.clone() for key, tensor in state.items()}, assign=True)   # some share memory
     except (KeyError, IndexError, ValueError, RuntimeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise ValueError(f"name_or_path must hold the weights of a {what}; {path.name} does not: {reason}") from error
@@ -276,8 +277,10 @@ def _read(path):
         odd = [key for key, tensor in state.items() if not tensor.is_floating_point() or not tensor.isfinite().all()]
     except UnpicklingError as error:              # PyTorch's message recommends to execute what is in the file
         raise ValueError(f"name_or_path: {path.name} is no file of tensors alone, and nothing else is read") from error
+    except MemoryError:
+        raise                                     # the command line says so
     except Exception as error:                    # torch.load raises whatever the bytes lead it to
-        reason = " ".join(f"{type(error).__name__} {error}".split())
+        reason = " ".join(str(error).split()) if path.suffix == ".safetensors" else type(error).__name__
         raise ValueError(f"name_or_path: {path.name} is damaged or no file of weights: {reason}") from error
     if odd:
         raise ValueError(f"name_or_path: {path.name} holds values in {odd[0]} that are not finite numbers")

@@ -256,7 +256,7 @@ def read_photographs(paths, device="cpu"):
 def files_of(path):
     """(name, file) of every picture in a folder or a tar file, in the order of their names."""
     if path.is_dir():
-        names = sorted(file for file in path.rglob("*") if file.suffix.lower() in images.PICTURES and file.is_file())
+        names = sorted(file for file in path.rglob("*") if file.suffix.lower() in images.PICTURES and not file.is_dir())
         yield from ((str(file.relative_to(path)), file) for file in names)
         return
     if not path.is_file() or not tarfile.is_tarfile(path):
@@ -633,9 +633,11 @@ def run(trainer, held_out, out, *, resume=False, time_limit=math.inf, report_eve
             state = torch.load(checkpoint, map_location="cpu", weights_only=True)
             with log.open(newline="", encoding="utf-8") as file:
                 rows = [row for row in csv.DictReader(file) if int(row["step"]) <= state["done"]]
+            if trainer.state().keys() - state.keys() or not rows:
+                raise ValueError("something is missing")
         except Exception as error:           # torch.load raises whatever the bytes lead it to
             raise ValueError(f"out must hold a whole checkpoint and its log; {checkpoint} or {log.name} is damaged, or "
-                             f"of something else: {' '.join(f'{type(error).__name__} {error}'.split())}") from error
+                             f"of something else ({type(error).__name__})") from error
         trainer.restore(state)
     out.mkdir(parents=True, exist_ok=True)
 
@@ -693,7 +695,8 @@ def check_run(out, resume, report_every, save_every):
     if resume and not checkpoint.is_file():
         raise ValueError(f"out must hold the checkpoint to resume from; {out} does not")
     if not resume and (checkpoint.exists() or checkpoint.with_name("weights.safetensors").exists()):
-        raise FileExistsError(f"out holds a training already, in {out}: resume it, or choose another folder")
+        raise FileExistsError(f"out holds a training already, in {out}: resume it, if its checkpoint is there, "
+                              "or choose another folder")
 
 
 def _as_csv(rows):
