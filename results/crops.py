@@ -6,7 +6,7 @@ and in float32 with rounded filters), and so do weights on the line between the 
 branches of the eleventh part, which is their mean.
 crops.csv, beside this file, has a row for each of the sixteen crops of 72x72 of every window: its mean squared error,
 in grey levels, with each of these weights, and the same after the mean error of each channel of the window has been
-taken away. crops.json says with what it was made; notebook 09 shows both.
+taken away. crops.json says with what it was made.
 """
 
 import argparse
