@@ -1,6 +1,6 @@
 """What the weights hold after each part of tiny's training: `python -m results.inside`, in a full clone.
 
-Notebook 09 explains all three. Silent hidden units: above zero in less than one place in a hundred, on three
+Notebook 09 reads the first and the last. Silent hidden units: above zero in less than one place in a hundred, on three
 photographs, one batch of eight crops of 96x96 for each scale. Bias: the mean error of each channel, in grey levels and
 float32, on four photographs at x2 without noise, from data of 8 bits and of float. Rounding: what (9.8) says that
 float32 adds to it. Writes inside.json.
