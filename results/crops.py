@@ -5,8 +5,8 @@ windows of 288x288 pixels from photographs held out (those of the eighth part al
 and in float32 with rounded filters), and so do weights on the line between the ninth part and the attempt, and the two
 branches of the eleventh part, which is their mean.
 crops.csv, beside this file, has a row for each of the sixteen crops of 72x72 of every window: its mean squared error,
-in grey levels, with each of these weights, and the same after the mean error of each channel of the window has been
-taken away. crops.json says with what it was made.
+in grey levels, with each of these weights, and with two of them also after the mean error of each channel of the window
+has been taken away. crops.json says with what it was made.
 """
 
 import argparse
@@ -27,6 +27,7 @@ WINDOW, CROP = 288, 72
 TASKS = ((2, 0.0), (3, 0.0), (3, 5.1), (4, 0.0))                     # scale, and noise up to so many 255ths
 BATCHES, BATCH = 6, 4                                               # for each task and source
 FILES = ("attempt", "eighth", "ninth", "control", "eleventh_psnr", "eleventh_rms")          # weights beside this file
+WITHOUT_MEAN = ("seventh", "attempt")
 SHARES = (0.25, 0.5, 0.75)                                          # of the way from the ninth part to the attempt
 OUT = Path(__file__)
 
@@ -79,10 +80,9 @@ def main():
     paths = {path.stem: path for path in map(Path, parser.parse_args().images)}
     held_out = {source: training.read_photographs([path])[1] for source, path in paths.items()}
     photographs = {source: list(photographs_of(paths[source], these)) for source, these in held_out.items()}
-    models = {part: network_after(part) for part in ("third", "fourth", "seventh", "tenth")}
+    models = {part: network_after(part) for part in ("seventh", "tenth", "eleventh")}
     models |= {name: load_usrnet(OUT.with_name(f"{name}.safetensors")) for name in FILES}
     models |= {f"{share:.0%} of the way": between("tenth", share) for share in SHARES}
-    models["eleventh"] = load_usrnet("tiny")
     table = {name: errors(model, held_out) for name, model in models.items()}
     table["eighth in bfloat16"] = errors(models["eighth"], held_out, bf16=True)
     table["eighth, rounded"] = errors(rounded(models["eighth"]), held_out)
@@ -94,10 +94,11 @@ def write(table, photographs):
     """crops.csv."""
     with OUT.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
-        columns = [column for name in table for column in (name, f"{name} without mean")]
-        rows.writerow(["source", "scale", "noise", "window", "photograph", "crop", *columns])
+        columns = [(name, 0) for name in table] + [(name, 1) for name in WITHOUT_MEAN]
+        rows.writerow(["source", "scale", "noise", "window", "photograph", "crop",
+                       *(f"{name} without mean" if rest else name for name, rest in columns)])
         for key in next(iter(table.values())):
-            each = torch.cat([of[key] for of in table.values()], dim=-1)
+            each = torch.stack([table[name][key][..., rest] for name, rest in columns], dim=-1)
             for window, crops in enumerate(each.tolist()):
                 for crop, values in enumerate(crops):
                     rows.writerow([*key, window, photographs[key[0]][window], crop,

@@ -8,7 +8,7 @@ from usrlib import load_usrnet
 
 # The commits that brought them.
 PARTS = {"second": "b6a84a2", "third": "1e379dc", "fourth": "0f91ab1", "fifth": "c9f754c", "sixth": "2804237",
-         "seventh": "08a89bc", "tenth": "609a27a"}
+         "seventh": "08a89bc", "tenth": "609a27a", "eleventh": "06ca5c9"}
 
 
 def network_after(part):
