@@ -1,7 +1,8 @@
 """Run the notebooks in place: `python notebooks/build.py [NN_name.ipynb ...]`, all of them by default.
 
 Each runs from top to bottom in a fresh kernel. What would differ between two runs or machines is left out of
-the file (widget state, timings, kernel versions). A run of all rewrites EQUATIONS.md, the equation ledger.
+the file (widget state, timings, kernel versions), and the code of cells tagged "hide-input" is folded. A run of
+all rewrites EQUATIONS.md, the equation ledger.
 """
 
 import json
@@ -21,6 +22,7 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
+FOLD = "hide-input"                 # the tag of cells that only draw or guard: JupyterLab shows their first line
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -35,7 +37,8 @@ def run(path):
     notebook.metadata = METADATA
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02d}"
-        cell.metadata = {key: value for key, value in cell.metadata.items() if key == "tags"}
+        folded = FOLD in cell.metadata.get("tags", [])
+        cell.metadata = {"tags": [FOLD], "jupyter": {"source_hidden": True}} if folded else {}
         for output in cell.get("outputs", []):
             output.get("data", {}).pop(WIDGET, None)        # the poster stands in until a kernel runs
     nbformat.write(notebook, path)

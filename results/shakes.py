@@ -2,10 +2,10 @@
 
 How much does a network lose where a kernel goes farther than those of its training? Windows of 144x144 pixels from
 photographs held out are blurred by Gaussians, by camera shakes as tiny's training had them up to its eleventh part, and
-by the same shakes enlarged until they reach 8 to 12 pixels, as half of those of the twelfth part. The window, the turn
-of the shake and the noise are the same for both. shakes.csv, beside this file, has a row for every window and kernel:
-its PSNR in dB, of y in 8 bits, with the eleventh part's weights, with tiny's and with the authors'. shakes.json says
-with what it was made. A quarter of an hour, in a full clone.
+by the same shakes enlarged until they reach 8 to 12 pixels, as half of those of the twelfth part are. The window, the
+turn of the shake and the noise are the same for both. shakes.csv, beside this file, has a row for every window and
+kernel: its PSNR in dB, of y in 8 bits, after the eleventh part, after the twelfth, and with the authors' weights.
+shakes.json says with what it was made. A quarter of an hour, in a full clone.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from results.crops import BATCH, BATCHES, TASKS, write_card
+from results.mean import between
 from results.parts import network_after
 from usrlib import load_usrnet, training
 from usrlib.training import CONFIGS, HELD_OUT_SEED, Sampler
@@ -62,7 +63,7 @@ def main():
     parser.add_argument("--images", nargs="+", required=True, help="folders or tar files of photographs")
     torch.set_num_threads(1)
     arguments = parser.parse_args()
-    models = {"eleventh": network_after("eleventh"), "tiny": load_usrnet("tiny"),
+    models = {"eleventh": network_after("eleventh"), "twelfth": between("twelfth", 0.5),
               "authors": load_usrnet(arguments.authors)}
     held_out = {path.stem: training.read_photographs([path])[1] for path in map(Path, arguments.images)}
     with OUT.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:

@@ -57,6 +57,15 @@ def test_a_code_cell_is_one_thought(notebook):
     assert max(len(cell.source.splitlines()) for cell in code_cells(notebook)) <= 25
 
 
+def test_what_is_folded_only_draws_or_guards_and_says_so_in_its_first_line(notebook):
+    for cell in code_cells(notebook):
+        folded = cell.metadata.get("tags") == ["hide-input"]
+        assert dict(cell.metadata) == ({"tags": ["hide-input"], "jupyter": {"source_hidden": True}} if folded else {})
+        if folded:
+            assert cell.source.startswith("# ") and ("plotting.show(" in cell.source or "assert " in cell.source)
+            assert "check(" not in cell.source and "# (" not in cell.source                # no equation is out of sight
+
+
 def test_every_picture_has_a_description(notebook):
     for cell in code_cells(notebook):
         for output in cell.outputs:
