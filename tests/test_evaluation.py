@@ -48,7 +48,7 @@ def test_the_8_bit_blur_is_that_of_the_authors_tools_truncated_then_decimated(sc
     blurred = convolve(array, k[0, 0].numpy()[:, :, None], mode="wrap")
     y = evaluation.low_resolution(images.to_tensor(array), k, scale, 0.0)
     np.testing.assert_array_equal((255 * y).round().numpy(), planes(blurred[::scale, ::scale]).numpy())
-    np.testing.assert_allclose(y.numpy(), planes(blurred[::scale, ::scale] / 255).numpy(), atol=1e-15)
+    np.testing.assert_allclose(y.numpy(), planes(blurred[::scale, ::scale] / 255).numpy(), rtol=0, atol=1e-15)
 
 
 def test_flat_areas_survive_truncation():
@@ -82,7 +82,7 @@ def test_noise_is_numpys_old_stream_from_seed_0_in_height_width_channel_and_not_
     for _ in range(2):                                                                      # the same every time
         y = evaluation.low_resolution(x, k, 2, sigma, lr)
         added = y - evaluation.low_resolution(x, k, 2, 0.0, lr)
-        np.testing.assert_allclose(added.numpy(), planes(noise).numpy(), atol=1e-14)
+        np.testing.assert_allclose(added.numpy(), planes(noise).numpy(), rtol=0, atol=1e-14)
     assert y.min() < 0 and y.max() > 1
 
 
@@ -124,7 +124,7 @@ def test_bicubic_degradation_is_that_of_pillow_and_scored_on_y_without_a_border_
         plane = Image.fromarray((255 * x[0, channel]).numpy().astype(np.float32))
         reduced = np.asarray(plane.resize(size, Image.Resampling.BICUBIC)) / 255
         inside = (slice(4, -4), slice(4, -4))                           # borders are MATLAB's, not Pillow's
-        np.testing.assert_allclose(y[0, channel].numpy()[inside], reduced[inside], atol=1e-6)
+        np.testing.assert_allclose(y[0, channel].numpy()[inside], reduced[inside], rtol=0, atol=1e-6)
     rounded = evaluation.low_resolution(x, None, scale, 0.0)
     assert torch.equal(rounded, (255 * y).round().clamp(0, 255) / 255)
 
@@ -218,7 +218,7 @@ def test_the_bicubic_baseline_follows_the_middle_of_the_kernel(scale):
     for channel in range(3):
         plane = Image.fromarray(y[0, channel].numpy().astype(np.float32))
         expected = np.asarray(plane.resize((24 * scale, 20 * scale), Image.Resampling.BICUBIC))
-        np.testing.assert_allclose(ordinary[0, channel].numpy()[inside[1:]], expected[inside[1:]], atol=1e-6)
+        np.testing.assert_allclose(ordinary[0, channel].numpy()[inside[1:]], expected[inside[1:]], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("side", range(1, 5))

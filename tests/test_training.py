@@ -133,7 +133,7 @@ def test_kernels_are_gaussian_and_of_camera_shake(photographs):
     shift = (dice.uniform("shift", 2, 1, 1, low=-1.5, high=1.5) * dice.chance("shifted", 0.5, 1, 1, 1)).view(8, 2)
     for n, k in enumerate(training._gaussian(dice)):
         one = usrlib.gaussian_kernel(25, tuple((widths[n] ** 2).tolist()), angle[n].item(), tuple(shift[n].tolist()))
-        assert torch.allclose(k.double(), one[0], atol=1e-5)
+        assert torch.allclose(k.double(), one[0], rtol=0, atol=1e-5)
 
 
 def test_long_shakes_are_the_same_shakes_enlarged_and_nothing_else_changes(photographs):
@@ -163,9 +163,9 @@ def test_the_benchmarks_motion_kernels_are_not_trained_on(photographs):
 def test_a_batch_is_degraded_as_the_course_defines_it(photographs, step):
     batch = Sampler(photographs, replace(SMALL, eight_bit=0.0, noise=0.0))(step, range(4))
     assert batch.scale == SMALL.scales[step] and not batch.sigma.any()
-    assert torch.allclose(batch.y, usrlib.degrade(batch.x, batch.k, batch.scale), atol=1e-6)
+    assert torch.allclose(batch.y, usrlib.degrade(batch.x, batch.k, batch.scale), rtol=0, atol=1e-6)
     rounded = Sampler(photographs, replace(SMALL, eight_bit=1.0, noise=0.0))(step, range(4)).y * 255
-    assert torch.allclose(rounded, rounded.round(), atol=1e-3)
+    assert torch.allclose(rounded, rounded.round(), rtol=0, atol=1e-3)
     assert ((255 * batch.y - rounded) > -1e-3).all() and ((255 * batch.y - rounded) < 1 + 1e-3).all()   # truncated
 
 
@@ -276,7 +276,7 @@ def test_silent_units_are_counted_and_get_another_life(photographs, iterations, 
     assert torch.equal(block.conv1.weight[heard], kept) and not block.conv2.weight[:, [1, 4]].any()
     assert 0.5 < block.conv1.weight[[1, 4]].square().mean() / kept.square().mean() < 2
     assert training.activity(model, sampler)[name].min() > 1e-4
-    assert torch.allclose(training.predict(model, sampler(0, range(2))), answer, atol=1e-3)
+    assert torch.allclose(training.predict(model, sampler(0, range(2))), answer, rtol=0, atol=1e-3)
 
 
 def test_the_losses_are_the_absolute_error_the_psnr_that_each_crop_lacks_and_its_root():
@@ -417,7 +417,7 @@ def test_the_kept_weights_are_a_moving_average(photographs):
         for mean, parameter in zip(expected, trainer.model.parameters(), strict=True):
             mean.mul_(decay).add_(parameter.detach(), alpha=1 - decay)
     for mean, parameter in zip(expected, trainer.averaged.parameters(), strict=True):
-        assert torch.allclose(mean, parameter, atol=1e-6)
+        assert torch.allclose(mean, parameter, rtol=0, atol=1e-6)
         assert not parameter.requires_grad                 # or it would remember every step, and the memory run out
 
 

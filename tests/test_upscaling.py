@@ -65,7 +65,7 @@ def laplacian(x):
 
 def test_columns_are_added_as_rows_are():
     y = uniform(1, 1, 8, 6)
-    assert torch.allclose(wrap(y, (8, 16), (0, 4)), wrap(y.mT, (16, 8), (4, 0)).mT, atol=1e-13)
+    assert torch.allclose(wrap(y, (8, 16), (0, 4)), wrap(y.mT, (16, 8), (4, 0)).mT, rtol=0, atol=1e-13)
     assert torch.equal(wrap(y, (8, 6), (0, 0)), y)
 
 
@@ -132,7 +132,7 @@ def test_in_a_batch_every_picture_may_have_its_noise(tiny):
 def test_in_a_batch_every_kernel_has_the_margin_that_the_widest_needs():
     y, k = uniform(2, 1, 24, 24), torch.cat([usrlib.gaussian_kernel(25, (w**2, w**2)) for w in (0.7, 3.0)])
     together = upscale(evaluation.wiener, y, k, 2, 0.01)
-    assert torch.allclose(together[1:], upscale(evaluation.wiener, y[1:], k[1:], 2, 0.01), atol=1e-9)
+    assert torch.allclose(together[1:], upscale(evaluation.wiener, y[1:], k[1:], 2, 0.01), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("height, width", [(25, 25), (24, 25), (25, 8)])
@@ -147,7 +147,7 @@ def test_zeros_around_a_kernel_change_nothing(height, width):
     top, left = 256 - height // 2, 200 - width // 2
     roomy[..., top : top + height, left : left + width] = k
     results = [upscale(restore, y, kernel, 2, 0.0, tile=200) for kernel in (k, roomy)]
-    assert torch.allclose(*results, atol=1e-9) and seen[: len(seen) // 2] == seen[len(seen) // 2 :]
+    assert torch.allclose(*results, rtol=0, atol=1e-9) and seen[: len(seen) // 2] == seen[len(seen) // 2 :]
 
 
 def test_tiles_are_bounded_and_begin_where_the_prior_can_follow():
@@ -225,7 +225,7 @@ def test_a_kernel_is_read_from_an_array_and_what_is_odd_about_it_is_said(tmp_pat
     path = str(tmp_path / "k.npy")
     np.save(path, usrlib.bicubic_kernel(3)[0, 0].numpy())
     k, notes = read_kernel(path, 3)
-    assert torch.allclose(k, usrlib.bicubic_kernel(3), atol=1e-12) and not notes
+    assert torch.allclose(k, usrlib.bicubic_kernel(3), rtol=0, atol=1e-12) and not notes
     np.save(path, 2 * np.ones((3, 3), np.float32))
     k, notes = read_kernel(path, 2)
     assert torch.allclose(k, torch.full((1, 1, 3, 3), 1 / 9, dtype=torch.float64))
@@ -322,7 +322,7 @@ def assert_enlarged(result, alpha):
     """The transparency of the result is that of the picture, enlarged; near the frame Pillow goes on otherwise."""
     expected = alpha.convert("F").resize(result.size, Image.Resampling.BICUBIC)      # 8 bits are clipped on the way
     found, expected = (np.asarray(band, float)[4:-4, 4:-4] for band in (result.getchannel("A"), expected))
-    np.testing.assert_allclose(found, expected.clip(0, 255), atol=0.51)
+    np.testing.assert_allclose(found, expected.clip(0, 255), rtol=0, atol=0.51)
 
 
 @pytest.mark.parametrize("picture, name, mode", [
@@ -377,7 +377,7 @@ def test_transparency_lies_over_the_colours_whatever_the_kernel(command, monkeyp
     result, said = command(Image.merge("LA", (grey, grey)), "--kernel", str(kernel), "--scale", str(scale))
     assert ("moves the picture" in said) == (scale > 1)
     colour, alpha = (np.asarray(band, int) for band in result.split())
-    np.testing.assert_allclose(colour, alpha, atol=1)
+    np.testing.assert_allclose(colour, alpha, rtol=0, atol=1)
 
 
 @pytest.mark.parametrize("picture", [RGB, DEEP, with_alpha(GREY)])
