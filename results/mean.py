@@ -2,7 +2,6 @@
 
 The ninth part of tiny's training and the attempt both go back to the seventh, and the tenth part began with their mean.
 The eleventh part is the mean of two branches from a mean of three: the tenth part, and two earlier branches from it.
-The twelfth is the mean of two branches from the eleventh.
 The card is that of the first of the two, with the other's in it.
 """
 
@@ -13,8 +12,7 @@ import torch
 
 from usrlib.network import load_usrnet, read_card, save_weights
 
-ENDS = {"tenth": ("ninth", "attempt"), "eleventh": ("eleventh_psnr", "eleventh_rms"),
-        "twelfth": ("twelfth_psnr", "twelfth_rms")}                                      # weights beside this file
+ENDS = {"tenth": ("ninth", "attempt"), "eleventh": ("eleventh_psnr", "eleventh_rms")}     # weights beside this file
 
 
 @torch.no_grad()

@@ -89,11 +89,7 @@ TABLE = {
         {"size": COUNT, "variances": PAIR | {"0": (0.0, 1.0), "negative": (1.0, -1.0)}, "shift": PAIR,
          "angle": {"NaN": NAN, "infinity": INF, "'0'": "0", "None": None, "True": True, "complex": 1j}},
     ),
-    "motion_kernel": (
-        {"size": 5, "generator": None, "reach": 1.5},
-        {"size": COUNT | {"2": 2}, "generator": GENERATOR,
-         "reach": without(POSITIVE, "None") | {"beyond the frame": 2.5}},
-    ),
+    "motion_kernel": ({"size": 5, "generator": None}, {"size": COUNT | {"2": 2}, "generator": GENERATOR}),
     "bicubic_kernel": ({"scale": 2, "size": 8}, {"scale": SCALE | {"5": 5}, "size": COUNT | {"7": 7}}),
     "estimate_kernel": (
         {"x": X, "y": Y, "scale": 2, "size": 3, "ridge": 0.1, "borders": "circular"},

@@ -136,23 +136,8 @@ def test_kernels_are_gaussian_and_of_camera_shake(photographs):
         assert torch.allclose(k.double(), one[0], rtol=0, atol=1e-5)
 
 
-def test_long_shakes_are_the_same_shakes_enlarged_and_nothing_else_changes(photographs):
-    usual, some, all_long = (Sampler(photographs, replace(SMALL, long_shakes=share))(0, range(64))
-                             for share in (0, 0.5, 1))
-    assert torch.equal(usual.x, all_long.x) and torch.equal(usual.sigma, all_long.sigma)
-    longer = (usual.k != all_long.k).any(3).any(2).flatten()                    # the others are Gaussian
-    assert 0.3 < longer.float().mean() < 0.7
-    seen = all_long.k[longer].sum((1, 2)) > 0, all_long.k[longer].sum((1, 3)) > 0
-    far = torch.stack([(12 - line.int().argmax(1)).abs() for side in seen for line in (side, side.flip(1))]).amax(0)
-    assert far.min() >= min(training.LONG_REACHES) and far.max() == max(training.LONG_REACHES)
-    among = (some.k == all_long.k).all(3).all(2).flatten() & longer
-    assert 0.25 < among.sum() / longer.sum() < 0.75
-    assert torch.equal(some.k[longer & ~among], usual.k[longer & ~among])
-
-
 def test_the_benchmarks_motion_kernels_are_not_trained_on(photographs):
-    sampler = Sampler(photographs, replace(SMALL, long_shakes=0.5))
-    pool = torch.cat([sampler.shakes, sampler.long_shakes])
+    pool = Sampler(photographs, SMALL).shakes
     for k in usrlib.benchmark_kernels()[8:].float():
         for turned in (k, k.mT):
             for flipped in (turned, turned.flip(-1), turned.flip(-2), turned.flip(-1, -2)):

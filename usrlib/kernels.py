@@ -48,7 +48,7 @@ def gaussians(size, variances, angle, shift):
     return (k / k.sum((-2, -1), keepdim=True)).unsqueeze(1)
 
 
-def motion_kernel(size, generator=None, reach=None):
+def motion_kernel(size, generator=None):
     """Camera shake: the path of a hand-held camera during one exposure, after Boracchi and Foi (2012).
 
     A particle moves at constant speed. At every step its velocity is jolted at random, pulled back to where
@@ -56,21 +56,15 @@ def motion_kernel(size, generator=None, reach=None):
     exposure is the kernel; its centroid is placed on the kernel's centre, and a path that would leave the
     frame is shrunk to fit.
     size: side in pixels, at least 3. generator: a torch.Generator, for a kernel that can be made again.
-    reach: how far from the centre the path goes, in pixels along the axis where it goes farthest; None: as it comes.
     Returns (1, 1, size, size), float64.
     """
     check_count("size", size, least=3)
     check_generator(generator)
-    frame = (size - 1) // 2
-    if reach is not None:
-        check_level("reach", reach, positive=True)
-        if reach > frame:
-            raise ValueError(f"reach must not exceed {frame}, which is where the frame ends; got {reach}")
     path = _camera_path(8 * size, size, generator)
     path = path - path.mean(dim=0)
-    farthest = path.abs().max().item()
-    path = path * (min(1.0, frame / farthest) if reach is None else reach / farthest)
-    return _render(path.clamp(-frame, frame), size)              # rounding may have left it a little outside
+    reach = (size - 1) // 2
+    path = path * min(1.0, reach / path.abs().max().item())
+    return _render(path.clamp(-reach, reach), size)              # rounding may have left it a little outside
 
 
 def _camera_path(steps, size, generator):

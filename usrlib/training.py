@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from hashlib import sha256
-from itertools import accumulate, cycle
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
@@ -43,7 +43,6 @@ from .validation import check_choice, check_count, check_counts, check_level, tr
 
 KERNEL_SIZE = 25                   # pixels
 MOTION_SEEDS = range(1000, 3048)   # kernels rendered before training; those of the benchmark have seeds below 1000
-LONG_REACHES = 8, 9, 10, 11, 12    # how far long shakes go from the centre of their kernels, in turn; in pixels
 HELD_OUT = 32                      # one photograph in so many is never trained on
 HELD_OUT_SEED = 2**40               # what is measured on them is the same for every run of one task
 
@@ -83,7 +82,6 @@ class Config:
     scales: tuple = _help((1, 2, 3, 4), "one a batch, in turn")
     noise: float = _help(25.0, "sigma is uniform from 0 to this, in 255ths ...")
     noiseless: float = _help(0.25, "... except for this fraction of the samples, where it is 0")
-    long_shakes: float = _help(0.0, "fraction of the camera shakes enlarged, to reach 8 to 12 pixels")
     eight_bit: float = _help(0.5, "fraction blurred to 8 bits, truncated, as the authors' code does")
     crop: int = _help(96, "pixels of a side of the sharp picture")
     batch: int = _help(48, "crops in a step, over all processes")
@@ -107,9 +105,9 @@ class Config:
             check_count(name, getattr(self, name), least=0)
         for name in ("learning_rate", "clip"):
             check_level(name, getattr(self, name), positive=True)
-        for name in ("noise", "noiseless", "long_shakes", "eight_bit", "average"):
+        for name in ("noise", "noiseless", "eight_bit", "average"):
             check_level(name, getattr(self, name))
-        for name in ("noiseless", "long_shakes", "eight_bit", "average"):
+        for name in ("noiseless", "eight_bit", "average"):
             if getattr(self, name) > 1:
                 raise ValueError(f"{name} must not exceed 1; got {getattr(self, name)}")
         if not isinstance(self.bf16, bool):
@@ -314,7 +312,6 @@ class Sampler:
         self.photographs, self.config, self.device = photographs, config, photographs.pixels.device
         if config.iterations:
             self.shakes = _shakes().to(self.device)
-            self.long_shakes = _shakes(LONG_REACHES).to(self.device) if config.long_shakes else self.shakes
 
     def __call__(self, step, index):
         """step: int. index: the samples' places in the global batch, a range or an int64 tensor."""
@@ -325,8 +322,7 @@ class Sampler:
         sigma = torch.where(dice.chance("noiseless", config.noiseless, 1, 1, 1), 0.0, sigma)
         scale = config.scales[step % len(config.scales)]
         if config.iterations:
-            which, long = dice.below("which shake", len(MOTION_SEEDS)), dice.chance("long", config.long_shakes, 1, 1, 1)
-            shakes = _turn(dice, "shake", torch.where(long, self.long_shakes[which], self.shakes[which]))
+            shakes = _turn(dice, "shake", self.shakes[dice.below("which shake", len(self.shakes))])
             k = torch.where(dice.chance("shake", 0.5, 1, 1, 1), shakes, _gaussian(dice))
             with trusted_values():
                 y = downsample(blur(x, k), scale)
@@ -339,10 +335,9 @@ class Sampler:
 
 
 @lru_cache
-def _shakes(reaches=(None,)):
-    """A pool of camera shakes, rendered once: float32 (len(MOTION_SEEDS), 1, KERNEL_SIZE, KERNEL_SIZE)."""
-    return torch.cat([motion_kernel(KERNEL_SIZE, torch.Generator().manual_seed(n), reach)
-                      for n, reach in zip(MOTION_SEEDS, cycle(reaches), strict=False)]).float()
+def _shakes():
+    """The pool of camera shakes, rendered once: float32 (len(MOTION_SEEDS), 1, KERNEL_SIZE, KERNEL_SIZE)."""
+    return torch.cat([motion_kernel(KERNEL_SIZE, torch.Generator().manual_seed(n)) for n in MOTION_SEEDS]).float()
 
 
 def _gaussian(dice):
