@@ -1,13 +1,14 @@
 """Photographs in and out: the course's sample pictures, files, and the way between 8-bit arrays and tensors."""
 
 import re
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image
+from PIL import Image, ImageOps
 from skimage import data
 
 from .validation import check_choice, check_count, check_grey_levels, check_image, check_shape
@@ -17,9 +18,6 @@ PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")      # en
 LEAST_LOSS = {"quality": 95, "subsampling": "4:4:4"}    # of JPEG: a restored picture keeps its edges and their colours
 # Endings that keep what is special: under some others Pillow drops it without a word.
 HOLDS = {"I;16": (".png", ".tif", ".tiff")} | dict.fromkeys(("LA", "RGBA"), (".png", ".tif", ".tiff", ".webp"))
-# What the EXIF tag "orientation" asks for.
-TURNS = {number: Image.Transpose[turn] for number, turn in enumerate((
-    "FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"), start=2)}
 STRIP = 256                                             # rows that are rounded at once, for the memory
 
 
@@ -73,13 +71,11 @@ def decode(name, file):
 
 
 def upright(file):
-    """An opened Pillow image, turned as its EXIF tag says. (ImageOps.exif_transpose fails where another tag is odd.)"""
+    """An opened Pillow image, turned as its EXIF tag says, where that can be read."""
     file.load()                                         # a TIFF turns itself
-    try:
-        turn = TURNS.get(file.getexif().get(ExifTags.Base.Orientation))
-    except Exception:                                   # Pillow raises whatever the bytes lead it to
-        turn = None
-    return file if turn is None else file.transpose(turn)
+    with suppress(Exception):                           # damaged tags; odd ones stop it after the turn, in writing them
+        ImageOps.exif_transpose(file, in_place=True)
+    return file
 
 
 def stores_16_bits(file):
