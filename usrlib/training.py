@@ -67,63 +67,53 @@ def _soap(parameters, rate):
 OPTIMISERS = {"adam": torch.optim.Adam, "soap": _soap}
 
 
-def _help(default, text):
-    return field(default=default, metadata={"help": text})
+CHECKS = {int: check_count, float: check_level, tuple: check_counts, str: check_choice, bool: check_choice}
+
+
+def _option(default, text, most=None, **bounds):
+    """A field of `Config`, with its line of --help and its bounds: the greatest value, and those for its check."""
+    return field(default=default, metadata={"help": text, "most": most, "bounds": bounds})
 
 
 @dataclass(frozen=True)
 class Config:
     """All that decides the result of a run, the photographs apart. Noise is in 255ths, sizes in pixels."""
 
-    iterations: int = _help(6, "K; 0 trains the prior alone, as a denoiser")
-    channels: tuple = _help((16, 32, 64, 64), "of the prior, from the finest level to the coarsest")
-    blocks: int = _help(2, "residual blocks of the prior at every level, on either way")
-    hidden: int = _help(32, "width of H")
-    scales: tuple = _help((1, 2, 3, 4), "one a batch, in turn")
-    noise: float = _help(25.0, "sigma is uniform from 0 to this, in 255ths ...")
-    noiseless: float = _help(0.25, "... except for this fraction of the samples, where it is 0")
-    eight_bit: float = _help(0.5, "fraction blurred to 8 bits, truncated, as the authors' code does")
-    crop: int = _help(96, "pixels of a side of the sharp picture")
-    batch: int = _help(48, "crops in a step, over all processes")
-    steps: int = _help(100_000, "of the whole run")
-    learning_rate: float = _help(1e-3, "after the warm-up; then a cosine down to a hundredth of it")
-    warmup: int = _help(500, "steps in which the learning rate rises from 0")
-    loss: str = _help("absolute", f"what is made small: {' or '.join(LOSSES)}")
-    optimiser: str = _help("adam", "adam, or soap: Adam in the eigenbasis of the gradients' second moments")
-    clip: float = _help(1.0, "upper bound of the gradient's norm")
-    average: float = _help(0.999, "decay of the moving average of the weights, which is what is kept")
-    bf16: bool = _help(True, "the prior in bfloat16; the data step never is")
-    seed: int = _help(0, "of the weights at the start, and of every sample")
+    iterations: int = _option(6, "K; 0 trains the prior alone, as a denoiser", least=0)
+    channels: tuple = _option((16, 32, 64, 64), "of the prior, from the finest level to the coarsest",
+                              least=3)                      # a new prior passes three colours on
+    blocks: int = _option(2, "residual blocks of the prior at every level, on either way")
+    hidden: int = _option(32, "width of H")
+    scales: tuple = _option((1, 2, 3, 4), "one a batch, in turn")
+    noise: float = _option(25.0, "sigma is uniform from 0 to this, in 255ths ...")
+    noiseless: float = _option(0.25, "... except for this fraction of the samples, where it is 0", most=1)
+    eight_bit: float = _option(0.5, "fraction blurred to 8 bits, truncated, as the authors' code does", most=1)
+    crop: int = _option(96, "pixels of a side of the sharp picture")
+    batch: int = _option(48, "crops in a step, over all processes")
+    steps: int = _option(100_000, "of the whole run")
+    learning_rate: float = _option(1e-3, "after the warm-up; then a cosine down to a hundredth of it", positive=True)
+    warmup: int = _option(500, "steps in which the learning rate rises from 0", least=0)
+    loss: str = _option("absolute", f"what is made small: {' or '.join(LOSSES)}", choices=LOSSES)
+    optimiser: str = _option("adam", "adam, or soap: Adam in the eigenbasis of the gradients' second moments",
+                             choices=OPTIMISERS)
+    clip: float = _option(1.0, "upper bound of the gradient's norm", positive=True)
+    average: float = _option(0.999, "decay of the moving average of the weights, which is what is kept", most=1)
+    bf16: bool = _option(True, "the prior in bfloat16; the data step never is", choices=(True, False))
+    seed: int = _option(0, "of the weights at the start, and of every sample", most=2**62, least=0)
 
     def __post_init__(self):
-        for name, least in (("channels", 3), ("scales", 1)):                # a new prior passes three colours on
-            check_counts(name, getattr(self, name), least)
-            object.__setattr__(self, name, tuple(map(int, getattr(self, name))))     # the command line gives lists
-        for name in ("blocks", "hidden", "crop", "batch", "steps"):
-            check_count(name, getattr(self, name))
-        for name in ("iterations", "warmup", "seed"):
-            check_count(name, getattr(self, name), least=0)
-        for name in ("learning_rate", "clip"):
-            check_level(name, getattr(self, name), positive=True)
-        for name in ("noise", "noiseless", "eight_bit", "average"):
-            check_level(name, getattr(self, name))
-        for name in ("noiseless", "eight_bit", "average"):
-            if getattr(self, name) > 1:
-                raise ValueError(f"{name} must not exceed 1; got {getattr(self, name)}")
-        if not isinstance(self.bf16, bool):
-            raise TypeError(f"bf16 must be True or False; got {self.bf16!r}")
-        if self.seed >= 2**62:
-            raise ValueError(f"seed must be below 2^62; got {self.seed}")
-        check_choice("loss", self.loss, LOSSES)
-        check_choice("optimiser", self.optimiser, OPTIMISERS)
+        for entry in fields(self):
+            name, value, kind, most = entry.name, getattr(self, entry.name), type(entry.default), entry.metadata["most"]
+            CHECKS[kind](name, value, **entry.metadata["bounds"])
+            if most is not None and value > most:
+                raise ValueError(f"{name} must not exceed {most}; got {value}")
+            # The command line gives lists, and the card is JSON, which knows no numbers of NumPy.
+            object.__setattr__(self, name, tuple(map(int, value)) if kind is tuple else kind(value))
         if not self.iterations and self.scales != (1,):
             raise ValueError(f"scales must be 1 alone where iterations is 0, for a denoiser; got {self.scales}")
         multiple = math.lcm(2 ** (len(self.channels) - 1), *self.scales)
         if self.crop % multiple or self.crop < KERNEL_SIZE:
             raise ValueError(f"crop must be a multiple of {multiple}, at least {KERNEL_SIZE}; got {self.crop}")
-        for entry in fields(self):                          # the card is JSON, which knows no numbers of NumPy
-            if isinstance(entry.default, (int, float)):
-                object.__setattr__(self, entry.name, type(entry.default)(getattr(self, entry.name)))
 
     def rate(self, step):
         """The learning rate of a step: linear warm-up, then half a cosine."""
