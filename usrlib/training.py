@@ -18,6 +18,7 @@ import subprocess
 import tarfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from hashlib import sha256
@@ -526,18 +527,15 @@ def activity(model, sampler, count=8):
     model: USRNet or ResUNet. sampler: what it is shown, one batch of `count` for each scale; all places, samples and
     iterations count alike.
     """
-    shares, hooks = {}, []
-    for name, block in model.named_modules():
-        if isinstance(block, ResidualBlock):
-            shares[name] = []
-            hooks.append(block.conv1.register_forward_hook(
-                lambda _, z, hidden, seen=shares[name]: seen.append((hidden > 0).float().mean((0, 2, 3)))))
-    try:
+    shares = {}
+    with ExitStack() as hooks:
+        for name, block in model.named_modules():
+            if isinstance(block, ResidualBlock):
+                shares[name] = []
+                hooks.enter_context(block.conv1.register_forward_hook(
+                    lambda _, z, hidden, seen=shares[name]: seen.append((hidden > 0).float().mean((0, 2, 3)))))
         for step in range(len(sampler.config.scales)):
             predict(model, sampler(step, range(count)))
-    finally:
-        for hook in hooks:
-            hook.remove()
     return {name: torch.stack(seen).mean(0) for name, seen in shares.items()}
 
 
