@@ -127,20 +127,18 @@ class _Window(NamedTuple):
 
 def _windows(side, whole, margin, context, room, scale):
     """The windows that cover an axis of `side` pixels, `whole` with its margins; all begin on the grid."""
-    if whole <= room:
-        return [_Window(slice(whole), 0, 0, slice(scale * margin, scale * (margin + side)), slice(scale * side))]
-    step = max(room - 2 * context - margin, 4 * GRID)
-    step = _on_grid(side / math.ceil(side / step))
+    step = whole if whole <= room else _on_grid(side / math.ceil(side / max(room - 2 * context - margin, 4 * GRID)))
     windows = []
     for start in range(0, side, step):
         stop = min(start + step, side)
         low, high = max(0, margin + start - context), min(whole, margin + start + step + context)
+        spare = margin if high - low < whole else 0             # the whole wraps around by itself already
         # Nothing is put before the first pixel of the wrapped picture, nor after its last: the prior is to see there
         # what it sees when nothing is cut, the border of the array.
         corner = 0 if low == 0 else margin if high == whole else _on_grid(margin / 2)
         offset = corner + margin - low
         inner, kept = (slice(scale * (start + n), scale * (stop + n)) for n in (offset, 0))
-        windows.append(_Window(slice(low, high), margin, corner, inner, kept))
+        windows.append(_Window(slice(low, high), spare, corner, inner, kept))
     return windows
 
 
