@@ -28,15 +28,13 @@ from .validation import check_count, check_image, check_kernel, check_level, che
 
 # The prior follows a shift of its input only by multiples of 8 pixels; in pixels of y, to hold at any scale.
 GRID = 8
-# Default widths, about 0.35 scale: within 0.4 dB of the best for pictures reduced sharply (bicubic, or mean of blocks),
-# and 1.4 dB above bicubic enlargement for softer ones. The authors' 1.5 and 2.0 for x3 and x4 are for soft pictures: on
-# sharp ones they ring, and fall 1.2 to 2.7 dB below bicubic.
+# Default widths, about 0.35 scale: within 0.4 dB of the best for pictures reduced sharply (bicubic, or mean of blocks).
+# On these the authors' 1.5 and 2.0 for x3 and x4 ring.
 WIDTHS = {1: 0.4, 2: 0.7, 3: 1.0, 4: 1.4}
 # In 255ths, of an estimate: the kernel is never known exactly, and too small a sigma brings artefacts.
 LEAST_NOISE = 1.0
-# The same for files of these formats, whose compression hides noise from an estimate and adds errors of its own. Four
-# photographs, reduced by 2 (blurred with 1.8 before, or by means of blocks), noise 0, 1 or 3, JPEG of quality 75 to 98:
-# of these 5 is 0.2 dB below the best sigma in the mean and 0.8 at most; with 1 most of the blurred fell below bicubic.
+# The same for files of these formats, whose compression hides noise from an estimate and adds errors of its own: for
+# JPEG of quality 75 to 98 it is 0.2 dB below the best sigma in the mean, and 0.8 at most.
 COMPRESSED, COMPRESSED_NOISE = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF"), 5.0
 
 
@@ -81,10 +79,8 @@ def upscale(restore, y, k, scale, sigma, tile=1024):
 def wrap(y, shape, corner):
     """y with its upper left at `corner` of a picture of `shape` (H, W) that wraps around smoothly: (N, C, H, W).
 
-    What is added is biharmonic, Δ²u = 0, and goes on with the values and slopes of the border. Photographs cut out of
-    larger blurred ones gain against replication by 16 pixels, in a frame of 8 pixels of the result, 0.5 to 2.0 dB at x2
-    to x4 and more at x1 (tiny network, noise of 2.55/255 at most, means of 4), and still 0.2 with 25/255. A harmonic
-    filling, Δu = 0, with values but no slopes, is no better than replication.
+    What is added is biharmonic, Δ²u = 0: it goes on with the values and the slopes of the border. (With the values
+    alone, Δu = 0, the restored border is no better than after replication.)
     """
     for axis, other in ((-1, -2), (-2, -1)):
         spare = shape[axis] - y.shape[axis]
@@ -145,9 +141,8 @@ def _windows(side, whole, margin, context, room, scale):
 def _reach(k, scale):
     """The width of the margin, and half as far as what lies outside a tile still tells, in pixels of the result.
 
-    Measured with the tiny network and 25x25 kernels, pictures in tiles and in one differ by 0.5 grey levels at most at
-    x2 to x4, noise or not, and at x1 by 0.1 for kernels of standard deviation up to 2. Wider ones at x1 with little
-    noise are not met: their inversion reaches without end (16 grey levels for a camera shake without noise).
+    For the tiny network and 25x25 kernels: pictures in tiles and in one differ by 0.5 grey levels at most. Only wide
+    kernels at x1 with little noise are not met, whose inversion reaches without end.
     """
     wide = max(_moments(k)[1]) > 2
     return max((96 if wide else 48) if scale <= 2 else 48 if wide else 32, *(side / 2 for side in k.shape))
@@ -184,11 +179,9 @@ def estimate_noise(y):
     """A rough guess at the standard deviation of white noise in a photograph (1, C, h, w), on its scale: a float.
 
     From the blocks of 8x8 pixels that are flattest under second differences both ways, none with black or white in it.
-    On 19 sharp photographs of 8 bits it says, in the median (and at most in nine of ten), 3.0 (4.0) where the noise is
-    2.55, 5.6 (6.9) where it is 5, 20.3 (21.4) where it is 20, and 0.8 (2.2) where there is none, all in 255ths; 7 for
-    one that is texture everywhere. Blur comes before the noise and takes texture away: after one of 1.6 pixels it is
-    right to 10 %. Noise that was smoothed later, by compression, a denoiser or resizing, is not seen. Below 10 pixels a
-    side, and where all is black or white: 0.
+    Texture adds to it: on sharp photographs it says, in the median, 0.8, 3.0, 5.6 and 20.3 for noise of 0, 2.55, 5 and
+    20, in 255ths, and 7 for one that is texture everywhere. Noise that was smoothed later, by compression, a denoiser
+    or resizing, is not seen. Below 10 pixels a side, and where all is black or white: 0.
     """
     check_image("y", y)
     if min(y.shape[-2:]) < 10:
