@@ -29,7 +29,7 @@ from .fourier import embed
 from .kernels import benchmark_kernels, bicubic_kernel, keys_cubic
 from .metrics import luma, psnr, quantize, ssim
 from .network import find_weights, load_denoiser, load_usrnet, write_json
-from .validation import check_choice, check_count, check_image, check_level, check_noise
+from .validation import check_choice, check_count, check_image, check_level, check_noise, refusing
 
 PROTOCOL = (
     "HR is cropped (upper left) to sides that are multiples of lcm(scale, 8), blurred circularly and decimated at "
@@ -221,10 +221,8 @@ def read_kernels(source):
     else:
         if not Path(source).is_file():
             raise FileNotFoundError(f"kernels must be a .mat file, 'own' or 'bicubic'; got {str(source)!r}")
-        try:
+        with refusing(f"kernels: {Path(source).name} is no MATLAB file up to version 7"):
             cells = loadmat(source).get("kernels")
-        except Exception as error:                # SciPy raises whatever the bytes lead it to
-            raise ValueError(f"kernels: {Path(source).name} is no MATLAB file up to version 7: {error}") from error
         if cells is None or cells.dtype != object or not cells.size or not all(map(_is_matrix, cells.flat)):
             raise ValueError(f"kernels: {Path(source).name} must hold a cell array `kernels` of finite matrices")
         kernels = [torch.from_numpy(k.astype(np.float64))[None, None] for k in cells.flat]

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from skimage import data
 
-from .validation import check_choice, check_count, check_grey_levels, check_image, check_shape
+from .validation import check_choice, check_count, check_grey_levels, check_image, check_shape, refusing
 
 SAMPLES = ("astronaut", "chelsea", "coffee", "rocket")
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")      # endings of files that are taken for one
@@ -62,11 +62,8 @@ def read_array(path):
 
 def decode(name, file):
     """`read_array` of one picture of many: ValueError, with its name, where it cannot be read."""
-    try:
+    with refusing(f"images: {name} cannot be read"):
         return read_array(file)
-    except Exception as error:                # Pillow raises whatever the bytes lead it to
-        said = str(error).removeprefix(f"{file}: ")
-        raise ValueError(f"images: {name} cannot be read: {said}") from error
 
 
 def upright(file):
@@ -99,9 +96,9 @@ def write_picture(path, picture, profile=None, *, rehearse=False):
     """
     if not isinstance(path, (str, PathLike)):
         raise TypeError(f"path must be a path; got {type(path).__name__}")
-    path, part = Path(path), None
+    path = Path(path)
     ending = path.suffix.lower()
-    try:
+    with refusing(f"path: {path} cannot be written"):
         if path.is_dir():
             raise ValueError("it is a folder")
         if not path.parent.is_dir():
@@ -112,21 +109,12 @@ def write_picture(path, picture, profile=None, *, rehearse=False):
             raise ValueError(f"{ending} does not hold a picture of mode {picture.mode}; .png does")
         whole = path.resolve()                                             # a link goes on pointing to the file
         part = whole.with_name(f".{uuid4().hex}.part")
-        picture.save(part, format=Image.registered_extensions()[ending], icc_profile=profile, **LEAST_LOSS)
-        if not rehearse:
-            part.replace(whole)
-    except MemoryError:
-        raise                                 # the command line says so
-    except Exception as error:                # Pillow, here too
-        raise ValueError(f"path: {path} cannot be written: {reason(error)}") from error
-    finally:
-        if part is not None:
+        try:
+            picture.save(part, format=Image.registered_extensions()[ending], icc_profile=profile, **LEAST_LOSS)
+            if not rehearse:
+                part.replace(whole)
+        finally:
             part.unlink(missing_ok=True)
-
-
-def reason(error):
-    """What an exception says, without the name of a file that stands before it anyway."""
-    return getattr(error, "strerror", None) or error
 
 
 def to_tensor(array):

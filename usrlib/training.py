@@ -40,7 +40,7 @@ from .kernels import gaussians, motion_kernel
 from .metrics import psnr
 from .network import ResidualBlock, ResUNet, USRNet, load_denoiser, load_usrnet, read_card, replace_file, save_weights
 from .splitting import ROUNDING, levels, plug_and_play_path
-from .validation import check_choice, check_count, check_counts, check_level, trusted_values
+from .validation import check_choice, check_count, check_counts, check_level, refusing, trusted_values
 
 KERNEL_SIZE = 25                   # pixels
 MOTION_SEEDS = range(1000, 3048)   # kernels rendered before training; those of the benchmark have seeds below 1000
@@ -250,13 +250,10 @@ def files_of(path):
         return
     if not path.is_file() or not tarfile.is_tarfile(path):
         raise ValueError(f"images must be folders or tar files; got {path}")
-    try:
-        with tarfile.open(path) as archive:
-            for member in sorted(archive, key=lambda member: member.name):
-                if member.isfile() and Path(member.name).suffix.lower() in images.PICTURES:
-                    yield member.name, io.BytesIO(archive.extractfile(member).read())
-    except Exception as error:                # tarfile raises whatever the bytes lead it to
-        raise ValueError(f"images: {path.name} cannot be read: {error}") from error
+    with refusing(f"images: {path.name} cannot be read"), tarfile.open(path) as archive:
+        for member in sorted(archive, key=lambda member: member.name):
+            if member.isfile() and Path(member.name).suffix.lower() in images.PICTURES:
+                yield member.name, io.BytesIO(archive.extractfile(member).read())
 
 
 def photograph(name):

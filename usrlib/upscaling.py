@@ -24,7 +24,7 @@ from tqdm import tqdm
 from . import images
 from .evaluation import bicubic, network
 from .kernels import bicubic_kernel, gaussian_kernel
-from .validation import check_count, check_image, check_kernel, check_level, check_noise
+from .validation import check_count, check_image, check_kernel, check_level, check_noise, refusing
 
 # The prior follows a shift of its input only by multiples of 8 pixels; in pixels of y, to hold at any scale.
 GRID = 8
@@ -208,13 +208,10 @@ class Photo(NamedTuple):
 
 def read_photo(path):
     """A picture file of any kind that Pillow reads, upright. ValueError where there is none, or a damaged one."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)       # at twice its size comes an error
-            with Image.open(path) as file:
-                return _as_photo(file)
-    except Exception as error:                # Pillow raises whatever the bytes lead it to
-        raise ValueError(f"{path} cannot be read: {images.reason(error)}") from error
+    with refusing(f"{path} cannot be read"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)           # at twice its size comes an error
+        with Image.open(path) as file:
+            return _as_photo(file)
 
 
 def _as_photo(file):
@@ -278,14 +275,13 @@ def read_kernel(text, scale):
     if not text.lower().endswith((".png", ".npy")):
         raise ValueError("--kernel must be gaussian:WIDTH or gaussian:WIDTH,STRETCH,ANGLE, bicubic, or a file .png or "
                          f".npy; got {text!r}")
-    try:
+    with refusing("--kernel"):
         if text.lower().endswith(".npy"):
-            k = torch.from_numpy(np.load(text, allow_pickle=False).astype(np.float64, casting="same_kind"))
+            with refusing(f"{text} cannot be read"):
+                k = torch.from_numpy(np.load(text, allow_pickle=False).astype(np.float64, casting="same_kind"))
         else:
             drawn = read_photo(text)                    # what is transparent is black
             k = (drawn.y * (1 if drawn.alpha is None else drawn.alpha)).double().mean((0, 1))
-    except Exception as error:                # NumPy, too, raises whatever the bytes lead it to
-        raise ValueError(f"--kernel: {text} cannot be read: {images.reason(error.__cause__ or error)}") from error
     k = k[0, 0] if k.ndim == 4 and k.shape[:2] == (1, 1) else k        # as this library has them
     total = k.sum().item()
     if k.ndim != 2 or not k.isfinite().all() or not 0 < total < math.inf:

@@ -33,6 +33,18 @@ def _values_are_hidden():
     return torch.compiler.is_compiling() or _values_are_trusted.get()    # in this order: no compiler follows the second
 
 
+@contextmanager
+def refusing(what):
+    """Inside, whatever is raised is a ValueError, "what: why": of a file libraries raise whatever its bytes lead to."""
+    try:
+        yield
+    except MemoryError:
+        raise                                                   # no fault of the file
+    except Exception as error:
+        why = getattr(error, "strerror", None) or error         # without the name of a file, which stands in `what`
+        raise ValueError(f"{what}: {why}") from error
+
+
 def check_image(name, x, layout="(N, C, H, W)"):
     """A float tensor (N, C, H, W), or of another layout of four axes, finite and not empty."""
     if not isinstance(x, torch.Tensor):
