@@ -18,7 +18,7 @@ import subprocess
 import tarfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from hashlib import sha256
@@ -714,15 +714,12 @@ def card(trainer, rows):
 
 def _commit():
     """The commit of the code that runs, with "-dirty" where it was changed since; "unknown" outside its repository."""
-    root = Path(__file__).parents[1]
-    if not (root / ".git").exists():        # installed, perhaps in an environment inside another repository
-        return "unknown"
-    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        answer = subprocess.run(describe, cwd=root, capture_output=True, text=True, check=False)
-    except OSError:                 # there is no git
-        return "unknown"
-    return answer.stdout.strip() or "unknown"
+    root, commit = Path(__file__).parents[1], ""
+    here = [f"--git-dir={root / '.git'}", f"--work-tree={root}"]         # and no other repository around an environment
+    with suppress(OSError):                                              # there is no git
+        commit = subprocess.run(["git", *here, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+                                capture_output=True, text=True, check=False).stdout.strip()
+    return commit or "unknown"
 
 
 def main(arguments=None):
