@@ -391,10 +391,8 @@ class Trainer:
         """The weights that the loss has seen. In bfloat16 the filters are rounded, and it fits what is left of them:
         used without that rounding, they would change the brightness of the picture (notebook 09, section 9.8).
         """
-        named = self.model.named_parameters()
-        if not self.config.bf16:
-            return [weight for _, weight in named]
-        return [weight if "hyper." in name else weight.bfloat16().to(weight.dtype) for name, weight in named]
+        return [weight.bfloat16().to(weight.dtype) if self.config.bf16 and "hyper." not in name else weight
+                for name, weight in self.model.named_parameters()]
 
     def report(self):
         """Mean loss and gradient norm since the last report; raises `Diverged` where they are not finite."""
