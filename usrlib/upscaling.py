@@ -311,10 +311,9 @@ def main(arguments=None):
         photo = read_photo(options.photo)
         k, notes = read_kernel(options.kernel, scale)
         restore = network(options.weights)
-        pixel = torch.zeros(1, photo.y.shape[1], 1, 1)
-        mode = to_picture(pixel, None if photo.alpha is None else pixel[:, :1], photo.bits).mode
         size = scale * photo.y.shape[3], scale * photo.y.shape[2]
-        images.write_picture(options.out, Image.new(mode, size), photo.profile, rehearse=True)
+        blank = Image.new(to_picture(photo.y, photo.alpha, photo.bits).mode, size)
+        images.write_picture(options.out, blank, photo.profile, rehearse=True)
         for note in photo.notes + notes:
             print(f"note: {note}")
         noise = options.sigma
