@@ -344,23 +344,23 @@ class Trainer:
     """A network in training: `step` by step, with everything that a checkpoint must hold.
 
     config: Config. photographs: Photographs; their device is where all of it happens. model: what to train further,
-    or None for a new one; origin: the card it came with. rank, world: this process and how many there are
-    (torch.distributed). Turns TF32 off for good: what is not in bfloat16 is in float32, with all of its digits.
+    or None for a new one; origin: the card it came with. The processes of torch.distributed, where it is initialised,
+    share a batch. Turns TF32 off for good: what is not in bfloat16 is in float32, with all of its digits.
     """
 
-    def __init__(self, config, photographs, model=None, origin=None, rank=0, world=1):
-        if config.batch % world:
-            raise ValueError(f"batch must be a multiple of the number of processes, {world}; got {config.batch}")
+    def __init__(self, config, photographs, model=None, origin=None):
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        if config.batch % self.world:
+            raise ValueError(f"batch must be a multiple of the number of processes, {self.world}; got {config.batch}")
         if model is not None and _shapes(model) != _shapes(new_model(config)):
             raise ValueError("model must have the architecture of config; its weights, of --weights, have others")
         self.config, self.sampler, self.origin = config, Sampler(photographs, config), origin
-        self.rank, self.world = rank, world
         torch.backends.cudnn.allow_tf32 = False
-        share = config.batch // world
-        self.index = torch.arange(rank * share, (rank + 1) * share, device=self.sampler.device)
+        share = config.batch // self.world
+        self.index = torch.arange(self.rank * share, (self.rank + 1) * share, device=self.sampler.device)
         self.model = (model or new_model(config)).to(self.sampler.device).requires_grad_(True).train()
         self.averaged = copy.deepcopy(self.model).requires_grad_(False).eval()
-        self.parallel = nn.parallel.DistributedDataParallel(self.model) if world > 1 else self.model
+        self.parallel = nn.parallel.DistributedDataParallel(self.model) if self.world > 1 else self.model
         self.optimiser = OPTIMISERS[config.optimiser](self.model.parameters(), config.learning_rate)
         self.commit = _commit()                         # now: by the end of the run the tree may have moved on
         self.done = 0                                   # steps
@@ -749,7 +749,7 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     given = {entry.name: getattr(options, entry.name) for entry in fields(Config)}
     try:
-        rank, world, device = _join(options.device)
+        device = _join(options.device)
         config = replace(CONFIGS[options.config], **{name: value for name, value in given.items() if value is not None})
         if options.revive and options.weights is None:
             raise ValueError("--revive goes with --weights: it is for units that training has silenced")
@@ -760,9 +760,9 @@ def main(arguments=None):
         photographs, held_out = read_photographs(options.images, device)
         if options.revive and model is not None:
             origin = (origin or {}) | {"revived": revive(model, Sampler(photographs, config))}
-        if rank == 0:
+        trainer = Trainer(config, photographs, model, origin)
+        if trainer.rank == 0:
             print(f"trained on: {photographs.source}; held out: {held_out.source}")
-        trainer = Trainer(config, photographs, model, origin, rank, world)
         if options.compile:
             getattr(trainer.model, "prior", trainer.model).compile()
         complete = run(trainer, held_out, options.out, resume=options.resume, time_limit=options.time_limit,
@@ -775,19 +775,18 @@ def main(arguments=None):
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-    if rank == 0:
+    if trainer.rank == 0:
         print(f"{'complete' if complete else 'stopped, to be resumed'} at step {trainer.done}, in {options.out}")
 
 
 def _join(device):
-    """(rank, world, device) of this process, which joins the others where torchrun started it."""
-    if "WORLD_SIZE" not in os.environ:
-        return 0, 1, device
-    if device == "cuda":
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-        torch.cuda.set_device(device)
-    dist.init_process_group("gloo" if device == "cpu" else "nccl")
-    return dist.get_rank(), dist.get_world_size(), device
+    """The device of this process, which joins the others where torchrun started it."""
+    if "WORLD_SIZE" in os.environ:
+        if device == "cuda":
+            device = f"cuda:{os.environ['LOCAL_RANK']}"
+            torch.cuda.set_device(device)
+        dist.init_process_group("gloo" if device == "cpu" else "nccl")
+    return device
 
 
 if __name__ == "__main__":
