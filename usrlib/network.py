@@ -149,18 +149,18 @@ class USRNet(nn.Module):
         return list(self._unfold(y, k, scale, sigma))
 
     def _unfold(self, y, k, scale, sigma):
-        with torch.autocast(y.device.type if isinstance(y, torch.Tensor) else "cpu", enabled=False):
-            solve = DataStep(y, k, scale)
-            check_kernel_sum("k", k)
-            check_grey_levels("y", y)
-            if y.shape[1] != 3:
-                raise ValueError(f"y must have 3 channels; got {y.shape[1]} (repeat a grey picture three times)")
-            weight = self.prior.head.weight
-            if y.dtype != weight.dtype or y.device != weight.device:
-                raise TypeError("y must have the dtype and the device of the network, "
-                                f"{weight.dtype} on {weight.device}; got {y.dtype} on {y.device}")
-            check_noise("sigma", sigma, batch=y.shape[0])
-            sigma = torch.as_tensor(sigma, dtype=y.dtype, device=y.device).expand(y.shape[0], 1, 1, 1)
+        solve = DataStep(y, k, scale)
+        check_kernel_sum("k", k)
+        check_grey_levels("y", y)
+        if y.shape[1] != 3:
+            raise ValueError(f"y must have 3 channels; got {y.shape[1]} (repeat a grey picture three times)")
+        weight = self.prior.head.weight
+        if y.dtype != weight.dtype or y.device != weight.device:
+            raise TypeError("y must have the dtype and the device of the network, "
+                            f"{weight.dtype} on {weight.device}; got {y.dtype} on {y.device}")
+        check_noise("sigma", sigma, batch=y.shape[0])
+        sigma = torch.as_tensor(sigma, dtype=y.dtype, device=y.device).expand(y.shape[0], 1, 1, 1)
+        with torch.autocast(y.device.type, enabled=False):               # which leaves D as it is
             levels = zip(*self.hyper(sigma, scale), strict=True)
         start = F.interpolate(y, scale_factor=scale, mode="nearest")
         return alternate(solve, start, self.prior, levels)
