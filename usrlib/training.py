@@ -45,7 +45,7 @@ from .validation import check_choice, check_count, check_counts, check_level, re
 KERNEL_SIZE = 25                   # pixels
 MOTION_SEEDS = range(1000, 3048)   # kernels rendered before training; those of the benchmark have seeds below 1000
 HELD_OUT = 32                      # one photograph in so many is never trained on
-HELD_OUT_SEED = 2**40               # what is measured on them is the same for every run of one task
+HELD_OUT_SEED = 2**40              # what is measured on them is the same for every run of one task
 
 
 # Of the error of a batch, (N, C, H, W). "psnr" is minus the mean PSNR of the crops, up to a factor and a constant. The
@@ -66,8 +66,6 @@ def _soap(parameters, rate):
 
 
 OPTIMISERS = {"adam": torch.optim.Adam, "soap": _soap}
-
-
 CHECKS = {int: check_count, float: check_level, tuple: check_counts, str: check_choice, bool: check_choice}
 
 
@@ -215,8 +213,8 @@ class Photographs:
         width = self.width[photo]
         top = dice.below("top", self.height[photo] - size + 1)
         left = dice.below("left", width - size + 1)
-        rows, columns = torch.meshgrid(*[torch.arange(size, device=photo.device)] * 2, indexing="ij")
-        index = (self.start[photo] + top * width + left).view(-1, 1, 1) + rows * width.view(-1, 1, 1) + columns
+        axis = torch.arange(size, device=photo.device)
+        index = (self.start[photo] + top * width + left).view(-1, 1, 1) + axis[:, None] * width.view(-1, 1, 1) + axis
         return _turn(dice, "photograph", self.pixels[index].permute(0, 3, 1, 2).float() / 255)
 
 
@@ -239,7 +237,7 @@ def read_photographs(paths, device="cpu"):
     if not kept:
         raise ValueError(f"images must be at least two photographs, one to hold out; got {len(arrays)} pictures of one")
     source = ", ".join(Path(path).name for path in paths)
-    return tuple(Photographs(chosen, device, source) for chosen in (kept, held_out))
+    return tuple(Photographs(part, device, source) for part in (kept, held_out))
 
 
 def files_of(path):
