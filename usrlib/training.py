@@ -635,7 +635,7 @@ def run(trainer, held_out, out, *, resume=False, time_limit=math.inf, report_eve
                            "diverges, or report_every is too small for a steady mean")
         duration = time.perf_counter() - start
         trainer.seconds += duration
-        late = not time.perf_counter() - begin + duration + saving <= time_limit         # NaN is no time
+        late = time.perf_counter() - begin + duration + saving > time_limit
         stop = trainer.agree(late) or trainer.done == config.steps
         saves = stop or trainer.done % save_every == 0
         measured = time.perf_counter()

@@ -35,7 +35,7 @@ def _values_are_hidden():
 
 @contextmanager
 def refusing(what):
-    """Inside, whatever is raised is a ValueError, "what: why": of a file libraries raise whatever its bytes lead to."""
+    """Inside, any error becomes a ValueError "what: why". Libraries raise whatever the bytes of a file lead them to."""
     try:
         yield
     except MemoryError:
