@@ -19,6 +19,10 @@ test: $(READY)             ## lint, unit tests, every notebook under strict comp
 notebooks: $(READY)        ## run every notebook in place, rewrite figures/ and the table of equations
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python notebooks/build.py
 
+html: $(READY)             ## the notebooks as pages to read in a browser, in html/
+	$(BIN)/jupyter nbconvert --to html --template reading --TemplateExporter.extra_template_basedirs=notebooks \
+		--output-dir html $(HTML) notebooks/*.ipynb
+
 benchmark: $(READY)        ## time the data step and the explorers; writes figures/benchmark.json and .png
 	CUDA_VISIBLE_DEVICES= $(BIN)/python tests/benchmark.py
 
@@ -38,7 +42,7 @@ results: $(READY)          ## measure them, and write them anew, in results/
 	$(foreach name,$(OWN),$(MEASURE) $(own_$(name)) --out results/own_$(name).json &&) true
 
 clean:                     ## remove the environment and everything that can be made again
-	rm -rf .venv .build .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .build html .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 $(READY): pyproject.toml
@@ -46,4 +50,4 @@ $(READY): pyproject.toml
 	$(BIN)/pip install --quiet --editable ".[course,test]"
 	@touch $(READY)
 
-.PHONY: lab test notebooks benchmark evaluate results clean
+.PHONY: lab test notebooks html benchmark evaluate results clean

@@ -7,6 +7,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+from nbconvert import HTMLExporter
 from PIL import Image
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
@@ -125,3 +126,15 @@ def test_what_has_a_number_stands_in_order_and_no_reference_leads_nowhere(kind):
     found = {(name, number) for name, text in texts.items() for words in re.findall(reference, text)
              for number in re.findall(r"\d\.\d+", words)}
     assert found and not [where for where in found if not any(where[1] in numbers for numbers in known.values())]
+
+
+def test_a_page_for_the_browser_folds_describes_and_leads_to_pages():
+    exporter = HTMLExporter(template_name="reading", extra_template_basedirs=[str(FOLDER)])
+    path = FOLDER / "03_half_quadratic_splitting.ipynb"
+    page, _ = exporter.from_filename(str(path))
+    folded = [cell for cell in nbformat.read(path, as_version=4).cells if "hide-input" in cell.metadata.get("tags", ())]
+    assert len(re.findall("<summary>(?:Draws|Checks|Prints|Reads) ", page)) == len(folded) > 5
+    pictures = re.findall(r'<img alt="([^"]{20,})" ', page)
+    assert len(pictures) == page.count("<img ") > 5
+    assert "<p>Iteration 1: " in page                                   # the readout of the explorer
+    assert ".ipynb" not in page and 'href="04_fft_closed_form.html"' in page
