@@ -35,10 +35,17 @@ def test_show_writes_the_picture_that_it_shows_with_its_alternative_text(shown, 
     [(data, metadata)] = shown
     saved = (tmp_path / "figures" / "line.png").read_bytes()
     assert data == {"image/png": saved, "text/plain": "A rising line."}
-    assert metadata == {"image/png": {"alt": "A rising line."}}
+    assert metadata == {"image/png": {"alt": "A rising line.", "width": 300}}
     picture = Image.open(io.BytesIO(saved))
-    assert picture.mode == "P" and min(picture.size) > 100
+    assert picture.mode == "P" and picture.size == (600, 400)
     assert not plt.get_fignums()
+
+
+def test_pictures_are_shown_pixel_by_pixel(shown, tmp_path):
+    figure, _ = plotting.image_grid({"one": torch.rand(1, 3, 40, 40), "two": torch.rand(1, 3, 40, 40)}, columns=3)
+    plotting.show(figure, "grid", "Two pictures.")
+    [(_, metadata)] = shown
+    assert Image.open(tmp_path / "figures" / "grid.png").width == metadata["image/png"]["width"]
 
 
 def test_encode_png_loses_nothing():

@@ -34,7 +34,7 @@ def show(figure, name, alt):
 
     alt: a sentence for readers who cannot see it.
     """
-    width = round(figure.get_figwidth() * figure.dpi)                                  # on the page
+    width = int(figure.bbox.width)                                                          # on the page, in pixels
     png = save(figure, name)
     display({"image/png": png, "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt, "width": width}})
 
