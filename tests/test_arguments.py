@@ -150,8 +150,11 @@ def test_the_table_holds_every_argument(name):
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", TABLE)
-def test_the_call_in_the_table_is_accepted(name):
-    getattr(usrlib, name)(**TABLE[name][0])
+def test_the_call_in_the_table_is_accepted_and_changes_no_argument(name):
+    arguments = TABLE[name][0]
+    copies = {key: value.clone() for key, value in arguments.items() if isinstance(value, torch.Tensor)}
+    getattr(usrlib, name)(**arguments)
+    assert all(torch.equal(arguments[key], copy) for key, copy in copies.items())
 
 
 @pytest.mark.parametrize("call", [

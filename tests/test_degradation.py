@@ -50,7 +50,7 @@ def test_blur_with_an_odd_kernel_is_scipys_convolution_with_wrapped_borders(size
 def test_blur_and_decimation_are_the_dense_matrix(small, size, batch, scale):
     shape = small[0] * scale, small[1] * scale
     assume(size[0] <= shape[0] and size[1] <= shape[1])
-    x, k = uniform(*batch[:2], *shape), random_kernel(batch[0] if batch[2] else 1, 1, *size)
+    x, k = 3 * uniform(*batch[:2], *shape) - 1, random_kernel(batch[0] if batch[2] else 1, 1, *size)     # not clipped
     expected = each_plane(lambda x, k: (matrix(k, shape, scale) @ x.ravel()).reshape(small), x, k)
     torch.testing.assert_close(usrlib.degrade(x, k, scale), expected, rtol=0, atol=1e-12)
 
@@ -92,12 +92,21 @@ def test_noise_is_white_with_the_given_standard_deviation(grey):
     noise = usrlib.degrade(grey, DELTA, 1, 0.1, seeded(0)) - grey
     assert noise.std().item() == pytest.approx(0.1, rel=0.01)
     assert abs(noise.mean().item()) < 0.001
-    assert abs((noise[..., 1:] * noise[..., :-1]).mean().item()) < 0.0002      # neighbours are uncorrelated
+    for axis in range(4):                       # neighbours are uncorrelated, and so are images and channels
+        assert abs((noise * noise.roll(1, axis)).mean().item()) < 0.0002
 
 
 def test_noise_is_reproducible_by_its_generator(grey):
     first, again, other = (usrlib.degrade(grey, DELTA, 2, 0.1, seeded(seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_noise_is_drawn_where_there_is_none_too(grey):
+    following = []
+    for sigma in (0, 0.0, 0.1):
+        usrlib.degrade(grey, DELTA, 2, sigma, generator := seeded(1))
+        following.append(torch.rand(1, generator=generator).item())
+    assert len(set(following)) == 1
 
 
 def test_each_image_has_its_own_noise_level(grey):

@@ -66,6 +66,13 @@ def test_what_is_computed_stays_on_the_device(name):
     assert result.device.type == "meta" and result.shape == expected.shape
 
 
+def test_the_two_steps_of_the_loop_look_at_no_value():
+    with trusted_values():
+        solve = usrlib.DataStep(y, k, scale)
+    prior = denoiser()
+    assert solve(x, each).shape == prior(x, each).shape == x.shape
+
+
 @pytest.mark.parametrize("optimiser", ["adam", "soap"])
 @pytest.mark.parametrize("config", ["tiny", "denoiser"])
 def test_a_step_of_training_stays_on_the_device_and_looks_at_no_value(config, optimiser):

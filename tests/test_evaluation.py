@@ -221,6 +221,20 @@ def test_the_bicubic_baseline_follows_the_middle_of_the_kernel(scale):
         np.testing.assert_allclose(ordinary[0, channel].numpy()[inside[1:]], expected[inside[1:]], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("method, kernel, row", [
+    ("bicubic", "k9", 0), ("bicubic", "k10", 1), ("wiener", "k11", 2), ("wiener", "k12", 3), ("tv", "k9", 0),
+    ("tv", "k2", 3), ("pnp", "k10", 0), ("tiny", "k11", 2), ("tiny", "k6", 3),
+])
+def test_every_method_scores_as_in_the_courses_own_table(method, kernel, row):
+    results = json.loads((ROOT / "results" / f"own_{method}.json").read_text(encoding="utf-8"))
+    row, x = results["rows"][row], images.to_tensor(evaluation.read_pictures("own")["coffee"])
+    restore = evaluation.CLASSICAL.get(method) or {"tiny": evaluation.network, "pnp": evaluation.plug_and_play}[method](
+        results["settings"]["weights"]["file"].removesuffix(".safetensors"))
+    scores = evaluation.score(restore, x, evaluation.read_kernels("own")[kernel], row["scale"], row["noise"] / 255)
+    for metric, value in zip(("psnr", "ssim"), scores, strict=True):
+        assert value == pytest.approx(row[metric][kernel]["coffee"], abs=evaluation.TOLERANCE[metric])
+
+
 @pytest.mark.parametrize("side", range(1, 5))
 def test_the_bicubic_baseline_keeps_a_constant_however_small(side):
     flat = evaluation.bicubic(torch.ones(1, 3, side, side), torch.ones(1, 1, 1, 1), 3, 0.0)

@@ -13,7 +13,7 @@ from scipy.io import loadmat
 
 import usrlib
 from usrlib import images
-from usrlib.kernels import normal_equations
+from usrlib.kernels import gaussians, normal_equations
 
 
 def seeded(seed):
@@ -91,6 +91,13 @@ def test_very_narrow_and_far_shifted_gaussians_are_finite_and_sum_to_one(varianc
 def test_a_vanishing_variance_gives_the_delta():
     k = usrlib.gaussian_kernel(5, (1e-6, 1e-6))
     assert k[0, 0, 2, 2] == 1 and k.sum() == 1
+
+
+def test_many_gaussians_at_once_are_each_as_alone():
+    each = [((1e-6, 1e-6), 0.1, (0.5, 0.5)), ((2.0, 3.0), 0.4, (0.3, -1.0))]           # the first underflows, nearly
+    variances, angle, shift = (torch.tensor(value, dtype=torch.float64) for value in zip(*each, strict=True))
+    together = gaussians(9, variances.view(2, 2, 1, 1), angle.view(2, 1, 1), shift.view(2, 2, 1, 1))
+    torch.testing.assert_close(together, torch.cat([usrlib.gaussian_kernel(9, *one) for one in each]))
 
 
 # --- Motion ------------------------------------------------------------------------------------------------------
@@ -212,12 +219,16 @@ def test_normal_equations_add_up_over_images():
     x, y = uniform(3, 2, 16, 12), uniform(3, 2, 8, 6, seed=4)
     together = normal_equations(x, y, 2, 4)
     apart = [normal_equations(x[i : i + 1], y[i : i + 1], 2, 4) for i in range(3)]
+    assert normal_equations(x.float(), y.float(), 2, 4)[0].dtype == torch.float64
     for whole, parts in zip(together, zip(*apart, strict=True), strict=True):
         torch.testing.assert_close(whole, sum(parts))
 
 
 def test_a_larger_ridge_gives_a_smaller_kernel():
     x, y = uniform(1, 1, 24, 24), uniform(1, 1, 12, 12, seed=5)
+    gram, moment = normal_equations(x, y, 2, 3)
+    k = usrlib.estimate_kernel(x, y, 2, 3, 10.0).flatten()
+    torch.testing.assert_close(gram @ k + 10.0 * k, moment)
     norms = [usrlib.estimate_kernel(x, y, 2, 3, ridge).norm().item() for ridge in (0, 1, 10, 100, 1e6)]
     assert norms == sorted(norms, reverse=True) and norms[-1] < 1e-3
 

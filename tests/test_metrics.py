@@ -68,6 +68,7 @@ def test_metrics_take_float32_and_images_that_ask_for_gradients():
 def test_quantize_rounds_to_grey_levels_and_clips():
     levels = torch.tensor([-1.0, 0.0, 0.4 / 255, 0.6 / 255, 254.6 / 255, 1.0, 2.0], dtype=torch.float64)
     assert (255 * metrics.quantize(levels.view(1, 1, 1, -1))).flatten().tolist() == [0, 0, 0, 1, 255, 255, 255]
+    assert levels.min() == -1 and levels.max() == 2                             # what it was given stays as it was
 
 
 @pytest.mark.parametrize(

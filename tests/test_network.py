@@ -85,6 +85,19 @@ def test_one_kernel_and_one_noise_level_serve_a_batch():
     assert torch.allclose(model(Y, K[:1], 2, 0.1), model(Y, K[:1].expand(2, 1, 4, 3), 2, sigma), rtol=0, atol=1e-13)
 
 
+def test_a_size_that_does_not_halve_goes_on_below_and_to_the_right_as_its_last_pixels():
+    prior, z = network().prior, uniform(2, 3, 9, 10)
+    continued = z[..., torch.arange(12).clamp(max=8), :][..., torch.arange(12).clamp(max=9)]
+    assert torch.allclose(prior(z, 0.1), prior(continued, 0.1)[..., :9, :10], rtol=0, atol=1e-13)
+
+
+def test_alpha_and_beta_stay_above_zero_where_softplus_vanishes():
+    model = network()
+    model.hyper.layers[4].bias.data.fill_(-1000.0)
+    for level in model.hyper(torch.full((1, 1, 1, 1), 0.1, dtype=torch.float64), 2):
+        assert (level == 1e-6).all()
+
+
 @given(st.floats(0.01, 100.0))
 def test_the_prior_has_no_favourite_brightness(factor):
     prior, z, beta = network().prior, uniform(2, 3, 9, 12), torch.full((2, 1, 1, 1), 0.1, dtype=torch.float64)
@@ -170,6 +183,11 @@ def test_any_architecture_is_saved_and_read_back(tmp_path, architecture):
     save_weights(model, tmp_path / "mine.safetensors", {"steps_done": 0})
     again = load_usrnet(tmp_path / "mine.safetensors")
     assert torch.equal(again(Y.float(), K.float(), 2, 0.1), model(Y.float(), K.float(), 2, 0.1))
+
+
+def test_more_than_ten_levels_are_read_in_their_order(tmp_path):
+    save_weights(network(channels=tuple(range(2, 14))).float(), tmp_path / "mine.safetensors", {})
+    assert len(load_usrnet(tmp_path / "mine.safetensors").prior.down) == 11
 
 
 def test_a_json_beside_weights_that_is_no_card_does_not_lock_them(tmp_path):

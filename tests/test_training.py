@@ -93,6 +93,14 @@ def test_its_numbers_have_the_distributions_they_should():
     assert (torch.corrcoef(samples[:20]) - torch.eye(20)).abs().max() < 0.08
 
 
+def test_the_most_extreme_throws_stay_in_range(monkeypatch):
+    dice = Dice(0, 0, torch.arange(2))
+    for bits in (0, -1):
+        monkeypatch.setattr(dice, "bits", lambda name, *shape, bits=bits: torch.full((2, *shape), bits))
+        assert dice.normal("n", 1).isfinite().all() and ((u := dice.uniform("u", 1)) >= 0).all() and (u < 1).all()
+        assert (dice.below("b", 7) == (0 if bits == 0 else 6)).all()
+
+
 # --- Pairs -------------------------------------------------------------------------------------------------------
 
 def test_photographs_take_arrays_that_are_turned_and_mirrored_by_their_strides():
@@ -127,6 +135,8 @@ def test_kernels_are_gaussian_and_of_camera_shake(photographs):
     assert k.shape == (256, 1, 25, 25) and k.min() >= 0 and torch.allclose(k.sum((-2, -1)), torch.ones(256, 1))
     shakes = {tuple(shake.flatten().sort().values.tolist()) for shake in sampler.shakes}       # however it is turned
     assert 0.35 < sum(tuple(one.flatten().sort().values.tolist()) in shakes for one in k) / 256 < 0.65
+    upright = {tuple(shake.flatten().tolist()) for shake in sampler.shakes}
+    assert sum(tuple(one.flatten().tolist()) in upright for one in k) < 256 / 8                 # an eighth of a half
     dice = Dice(0, 3, torch.arange(8))
     widths = dice.uniform("widths", 2, 1, 1, low=0.4**0.5, high=12**0.5).view(8, 2).double()
     angle = dice.uniform("angle", 1, 1, high=torch.pi).flatten().double()
@@ -164,9 +174,19 @@ def test_noise_is_as_strong_as_sigma_says_and_sometimes_absent(photographs):
     sampler = Sampler(photographs, replace(SMALL, eight_bit=0.0, batch=200))
     batch, clean = sampler(1, range(200)), Sampler(photographs, replace(SMALL, eight_bit=0.0, noise=0.0))(1, range(200))
     assert torch.equal(batch.x, clean.x) and torch.equal(batch.k, clean.k)     # nothing else depends on the noise
-    level = (batch.y - clean.y).std((1, 2, 3), keepdim=True)
+    noise = batch.y - clean.y
+    for axis in range(4):                                                       # it is white
+        assert (noise * noise.roll(1, axis)).mean().abs() < 0.02 * noise.square().mean()
+    level = noise.std((1, 2, 3), keepdim=True)
     assert torch.allclose(level, batch.sigma, rtol=0.15, atol=1e-7)
     assert 24 / 255 < batch.sigma.max() <= 25 / 255 and 0.1 < (batch.sigma == 0).float().mean() < 0.4
+
+
+def test_whether_there_is_noise_says_nothing_about_8_bits(photographs):
+    batch = Sampler(photographs, SMALL)(1, range(400))
+    without = 255 * batch.y[batch.sigma.flatten() == 0]
+    whole = ((without - without.round()).abs() < 1e-3).all(-1).all(-1).all(-1)
+    assert 0.35 < whole.float().mean() < 0.65
 
 
 @given(st.integers(1, 3), st.integers(0, 50))
@@ -262,6 +282,22 @@ def test_silent_units_are_counted_and_get_another_life(photographs, iterations, 
     assert 0.5 < block.conv1.weight[[1, 4]].square().mean() / kept.square().mean() < 2
     assert training.activity(model, sampler)[name].min() > 1e-4
     assert torch.allclose(training.predict(model, sampler(0, range(2))), answer, rtol=0, atol=1e-3)
+    block.conv1.weight[:] = 0                                   # of a block that is silent altogether nothing is known
+    state = torch.get_rng_state()
+    training.revive(model, sampler, least=1e-4)
+    assert not block.conv1.weight.any() and torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_activity_is_that_at_every_scale(photographs):
+    sampler, steps = Sampler(photographs, SMALL), []
+
+    def spy(step, index):
+        steps.append(step)
+        return sampler(step, index)
+
+    spy.config = SMALL
+    training.activity(training.new_model(SMALL), spy)
+    assert steps == [0, 1, 2, 3]
 
 
 def test_the_losses_are_the_absolute_error_the_psnr_that_each_crop_lacks_and_its_root():
@@ -301,6 +337,17 @@ def test_a_new_network_already_does_something_sensible(photographs):
     x = training.predict(training.new_model(replace(SMALL, seed=1)), batch).detach()
     before = (usrlib.degrade(batch.y.repeat_interleave(2, -1).repeat_interleave(2, -2), batch.k, 2) - batch.y).norm()
     assert (usrlib.degrade(x, batch.k, 2) - batch.y).norm() < before
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_at_birth_the_prior_passes_the_picture_on_and_h_gives_its_two_levels(photographs, seed):
+    state = torch.get_rng_state()
+    model, batch = training.new_model(replace(SMALL, seed=seed)), Sampler(photographs, SMALL)(0, range(4))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (model.prior(batch.x, 0.05) - batch.x).std() < 0.5 * batch.x.std()
+    for scale in SMALL.scales:
+        for values, level in zip(model.hyper(batch.sigma, scale), (0.01, 0.05), strict=True):
+            assert level / 1.5 < values.min() and values.max() < 1.5 * level
 
 
 def test_at_birth_what_the_blocks_and_the_way_up_add_is_a_tenth_of_pytorchs_default():
@@ -404,6 +451,43 @@ def test_the_kept_weights_are_a_moving_average(photographs):
     for mean, parameter in zip(expected, trainer.averaged.parameters(), strict=True):
         assert torch.allclose(mean, parameter, rtol=0, atol=1e-6)
         assert not parameter.requires_grad                 # or it would remember every step, and the memory run out
+
+
+def test_a_gradient_is_clipped_and_reported_as_it_was(photographs):
+    trainer = Trainer(replace(SMALL, clip=1e-4), photographs)
+    trainer.step()
+    gradients = [parameter.grad for parameter in trainer.model.parameters()]
+    assert torch.nn.utils.get_total_norm(gradients).item() == pytest.approx(1e-4, rel=1e-2)
+    assert not trainer.sums.requires_grad                  # nor does what is reported remember its steps
+    assert trainer.report()[1] > 1e-3
+    norms = []
+    for _ in range(2):
+        trainer.step()
+        norms.append(trainer.sums[1].item())
+    assert trainer.report()[1] == pytest.approx(norms[-1] / 2)
+
+
+def test_what_is_measured_depends_on_the_task_alone_and_white_is_the_most(photographs):
+    model = training.new_model(SMALL)
+    scores = training.held_out_psnr(model, photographs, SMALL)
+    assert len(scores) == 4 and len(set(scores)) == 4
+    assert training.held_out_psnr(model, photographs, replace(SMALL, seed=1, scales=(4, 3, 2, 1, 1))) == scores
+
+    def always(value):
+        return lambda y, k, scale, sigma: torch.full((len(y), 3, SMALL.crop, SMALL.crop), value)
+
+    white, beyond = (training.held_out_psnr(always(value), photographs, SMALL) for value in (1.0, 9.0))
+    assert white == beyond
+
+
+def test_the_weights_that_are_kept_and_measured_are_the_averaged_ones(photographs, tmp_path):
+    trainer = Trainer(SMALL, photographs)
+    run(trainer, photographs, tmp_path, report_every=4, save_every=4)
+    kept = usrlib.load_usrnet(tmp_path / "weights.safetensors").state_dict()
+    assert all(torch.equal(kept[name], weight) for name, weight in trainer.averaged.state_dict().items())
+    expected = [f"{value:.3f}" for value in training.held_out_psnr(trainer.averaged, photographs, SMALL)]
+    with (tmp_path / "log.csv").open(newline="") as file:
+        assert [*csv.DictReader(file)][-1]["held_out_psnr"].split() == expected
 
 
 @pytest.mark.parametrize("iterations, scales", [(2, (1, 2)), (0, (1,))])
