@@ -5,7 +5,7 @@ All transforms are PyTorch's default: forward without a factor, inverse with 1/(
 
 import torch
 
-from .validation import check_count, check_divisible, check_each, check_kernel
+from .validation import check_count, check_divisible, check_kernel, check_shape
 
 
 def embed(k, shape, reverse=False):
@@ -30,9 +30,7 @@ def psf_to_otf(k, shape):
     Multiplying an image's spectrum by it is circular convolution with k (equation 4.6 of the course).
     """
     check_kernel(k)
-    check_each("shape", shape, count=2)
-    for side, least in zip(shape, k.shape[-2:], strict=True):
-        check_count("shape", side, least)
+    check_shape("shape", shape, k.shape[-2:])
     return torch.fft.fft2(embed(k, shape))
 
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from skimage import data
 
-from .validation import check_choice, check_count, check_each, check_grey_levels, check_image, refusing
+from .validation import check_choice, check_count, check_grey_levels, check_image, check_shape, refusing
 
 SAMPLES = ("astronaut", "chelsea", "coffee", "rocket")
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")      # endings of files that are taken for one
@@ -31,7 +31,7 @@ def sample(name, size=None, corner=(0, 0)):
     if size is None:
         return x
     check_count("size", size)
-    check_each("corner", corner, count=2, least=0)
+    check_shape("corner", corner, (0, 0))
     top, left = corner
     crop = x[..., top : top + size, left : left + size]
     if crop.shape[-2:] != (size, size):

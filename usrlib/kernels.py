@@ -13,11 +13,11 @@ from .validation import (
     check_choice,
     check_count,
     check_divisible,
-    check_each,
     check_generator,
     check_image,
     check_level,
     check_number,
+    check_pair,
     check_same_images,
 )
 
@@ -31,8 +31,8 @@ def gaussian_kernel(size, variances, angle=0.0, shift=(0.0, 0.0)):
     Returns (1, 1, size, size), float64.
     """
     check_count("size", size)
-    check_each("variances", variances, check_number, count=2, positive=True)
-    check_each("shift", shift, check_number, count=2)
+    check_pair("variances", variances, positive=True)
+    check_pair("shift", shift)
     check_number("angle", angle)
     variances, shift = (torch.tensor(pair, dtype=torch.float64).view(1, 2, 1, 1) for pair in (variances, shift))
     return gaussians(size, variances, torch.tensor(angle, dtype=torch.float64).view(1, 1, 1), shift)

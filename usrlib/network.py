@@ -24,7 +24,7 @@ from torch import nn
 
 from .data_step import DataStep
 from .splitting import alternate
-from .validation import check_count, check_each, check_grey_levels, check_kernel_sum, check_level, check_noise
+from .validation import check_count, check_counts, check_grey_levels, check_kernel_sum, check_level, check_noise
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -129,7 +129,7 @@ class USRNet(nn.Module):
         super().__init__()
         for name, value in (("iterations", iterations), ("blocks", blocks), ("hidden", hidden)):
             check_count(name, value)
-        check_each("channels", channels)
+        check_counts("channels", channels)
         self.prior = ResUNet(channels, blocks)
         self.hyper = HyperParameterNet(iterations, hidden)
 

@@ -40,7 +40,7 @@ from .kernels import gaussians, motion_kernel
 from .metrics import psnr
 from .network import ResidualBlock, ResUNet, USRNet, load_denoiser, load_usrnet, read_card, replace_file, save_weights
 from .splitting import ROUNDING, levels, plug_and_play_path
-from .validation import check_choice, check_count, check_each, check_level, refusing, trusted_values
+from .validation import check_choice, check_count, check_counts, check_level, refusing, trusted_values
 
 KERNEL_SIZE = 25                   # pixels
 MOTION_SEEDS = range(1000, 3048)   # kernels rendered before training; those of the benchmark have seeds below 1000
@@ -66,7 +66,7 @@ def _soap(parameters, rate):
 
 
 OPTIMISERS = {"adam": torch.optim.Adam, "soap": _soap}
-CHECKS = {int: check_count, float: check_level, tuple: check_each, str: check_choice, bool: check_choice}
+CHECKS = {int: check_count, float: check_level, tuple: check_counts, str: check_choice, bool: check_choice}
 
 
 def _option(default, text, most=None, **bounds):

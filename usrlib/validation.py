@@ -94,13 +94,12 @@ def check_divisible(name, x, scale):
         raise ValueError(f"{name} must have sides that are multiples of scale {scale}; got {tuple(x.shape)}")
 
 
-def check_number(name, value, *, positive=False):
-    """A finite number of either sign, or above 0 where positive."""
-    bound = " above 0" if positive else ""
+def check_number(name, value):
+    """A finite number of either sign."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a finite number{bound}; got {value!r}")
-    if not math.isfinite(value) or (positive and value <= 0):
-        raise ValueError(f"{name} must be a finite number{bound}; got {value}")
+        raise TypeError(f"{name} must be a finite number; got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number; got {value}")
 
 
 def check_level(name, value, *, positive=False, batch=None, look=True):
@@ -154,18 +153,36 @@ def check_count(name, value, least=1):
         raise ValueError(f"{name} must be an integer of at least {least}; got {value}")
 
 
-def check_each(name, values, check=check_count, *, count=None, **bounds):
-    """A tuple or list, of `count` values or at least one, that pass `check` with its bounds."""
-    if not isinstance(values, (tuple, list)) or not values or count not in (None, len(values)):
-        raise TypeError(f"{name} must be a tuple or list of {count or 'one or more'} values; got {values!r}")
+def check_counts(name, values, least=1):
+    """A tuple or list of such integers, not empty."""
+    if not isinstance(values, (tuple, list)) or not values:
+        raise TypeError(f"{name} must hold at least one integer; got {values!r}")
     for value in values:
-        check(name, value, **bounds)
+        check_count(name, value, least)
+
+
+def check_shape(name, shape, least):
+    """Two integers, rows and columns, not below `least`, which is such a pair as well."""
+    if not isinstance(shape, (tuple, list)) or len(shape) != 2 or not all(isinstance(n, Integral) for n in shape):
+        raise TypeError(f"{name} must be two integers, rows and columns; got {shape!r}")
+    if shape[0] < least[0] or shape[1] < least[1]:
+        raise ValueError(f"{name} must be at least {tuple(least)}; got {tuple(shape)}")
 
 
 def check_generator(generator):
     """None or a torch.Generator."""
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator or None; got {type(generator).__name__}")
+
+
+def check_pair(name, pair, *, positive=False):
+    """Two finite numbers, above 0 where positive."""
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise TypeError(f"{name} must be two numbers; got {pair!r}")
+    for value in pair:
+        check_number(name, value)
+        if positive:
+            check_level(name, value, positive=True)
 
 
 def check_choice(name, value, choices):
