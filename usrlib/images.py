@@ -18,6 +18,7 @@ PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")      # en
 LEAST_LOSS = {"quality": 95, "subsampling": "4:4:4"}    # of JPEG: a restored picture keeps its edges and their colours
 # Endings that keep what is special: under some others Pillow drops it without a word.
 HOLDS = {"I;16": (".png", ".tif", ".tiff")} | dict.fromkeys(("LA", "RGBA"), (".png", ".tif", ".tiff", ".webp"))
+STRIP = 256                                             # rows that are rounded at once, for the memory
 
 
 def sample(name, size=None, corner=(0, 0)):
@@ -130,5 +131,5 @@ def to_array(x):
     check_image("x", x)
     if x.shape[0] != 1 or x.shape[1] not in (1, 3):
         raise ValueError(f"x must be one image (1, 1 or 3, H, W); got {tuple(x.shape)}")
-    levels = x[0].clamp(0, 1).mul_(255).round_().to(torch.uint8)              # in place: the picture may be large
-    return levels.permute(1, 2, 0).squeeze(-1).numpy(force=True)
+    rows = [(strip.clamp(0, 1) * 255).round().to(torch.uint8) for strip in x[0].split(STRIP, dim=1)]
+    return torch.cat(rows, dim=1).permute(1, 2, 0).squeeze(-1).numpy(force=True)

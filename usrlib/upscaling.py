@@ -247,7 +247,8 @@ def _as_photo(file):
 def to_picture(x, alpha, bits):
     """A result (1, 1 or 3, H, W) as a Pillow image of so many bits. alpha: its transparency (1, 1, H, W), or None."""
     if bits == 16:
-        return Image.fromarray((x[0, 0].clamp(0, 1) * 65535).round().cpu().numpy().astype(np.uint16))
+        return Image.fromarray(np.concatenate([(rows.clamp(0, 1) * 65535).round().cpu().numpy().astype(np.uint16)
+                                               for rows in x[0, 0].split(images.STRIP)]))
     picture = Image.fromarray(images.to_array(x))
     if alpha is not None:
         picture.putalpha(Image.fromarray(images.to_array(alpha)))
