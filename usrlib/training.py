@@ -195,12 +195,14 @@ class Photographs:
         if not arrays or any(array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 for array in arrays):
             raise ValueError("arrays must be a non-empty list of uint8 arrays (H, W, 3)")
         sizes = [array.shape[0] * array.shape[1] for array in arrays]
-        pixels = np.concatenate([array.reshape(-1, 3) for array in arrays])
-        self.pixels = torch.from_numpy(pixels).to(device)
-        self.checksum = crc32(pixels)                         # a run goes on with these bytes and no others
+        self.pixels = torch.empty(sum(sizes), 3, dtype=torch.uint8, device=device)
         self.start = torch.tensor([0, *accumulate(sizes)], device=device)
         self.height, self.width = torch.tensor([array.shape[:2] for array in arrays], device=device).T
         self.smallest = min((array.shape[:2] for array in arrays), key=min)
+        self.checksum = 0                                     # of all bytes: a run goes on with these and no others
+        for array, part in zip(map(np.ascontiguousarray, arrays), self.pixels.split(sizes), strict=True):
+            part.copy_(torch.tensor(array).view(-1, 3))
+            self.checksum = crc32(array, self.checksum)
         self.source = f"{source}: {len(arrays)} pictures, {sum(sizes) / 1e6:.1f} megapixels"
 
     def chosen(self, dice):
