@@ -519,7 +519,8 @@ def test_bad_kernels_are_refused(data, capsys, kernels, name, message):
 def test_files_of_kernels_that_are_no_cell_arrays_or_not_matlabs_are_refused(data, capsys):
     scipy.io.savemat(data / "bad.mat", {"kernels": np.ones((3, 3))})
     assert "cell array `kernels` of finite matrices" in refusal(capsys, arguments(data, kernels=data / "bad.mat"))
-    for junk in (b"", b"junk" * 100, b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM"):
+    huge = np.array([0, 2**20, 2**20, 0, 8], np.int32).tobytes() + b"kernels\0" + bytes(80)       # of 8 TiB, it says
+    for junk in (b"", b"junk" * 100, b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM", huge):
         (data / "bad.mat").write_bytes(junk)
         assert "is no MATLAB file" in refusal(capsys, arguments(data, kernels=data / "bad.mat"))
 

@@ -1,7 +1,6 @@
 """Photographs in and out: the course's sample pictures, files, and the way between 8-bit arrays and tensors."""
 
 import re
-from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from uuid import uuid4
@@ -70,8 +69,12 @@ def decode(name, file):
 def upright(file):
     """An opened Pillow image, turned as its EXIF tag says, where that can be read."""
     file.load()                                         # a TIFF turns itself
-    with suppress(Exception):                           # damaged tags; odd ones stop it after the turn, in writing them
+    try:
         ImageOps.exif_transpose(file, in_place=True)
+    except MemoryError:
+        raise
+    except Exception:                                   # damaged tags; odd ones stop it after the turn, in writing them
+        pass
     return file
 
 
@@ -99,7 +102,7 @@ def write_picture(path, picture, profile=None, *, rehearse=False):
         raise TypeError(f"path must be a path; got {type(path).__name__}")
     path = Path(path)
     ending = path.suffix.lower()
-    with refusing(f"path: {path} cannot be written"):
+    with refusing(f"path: {path} cannot be written", MemoryError):
         if path.is_dir():
             raise ValueError("it is a folder")
         if not path.parent.is_dir():

@@ -349,7 +349,8 @@ class Trainer:
     """
 
     def __init__(self, config, photographs, model=None, origin=None):
-        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        joined = dist.is_available() and dist.is_initialized()
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if joined else (0, 1)
         if config.batch % self.world:
             raise ValueError(f"batch must be a multiple of the number of processes, {self.world}; got {config.batch}")
         if model is not None and _shapes(model) != _shapes(new_model(config)):
@@ -637,7 +638,7 @@ def run(trainer, held_out, out, *, resume=False, time_limit=math.inf, report_eve
                            "diverges, or report_every is too small for a steady mean")
         duration = time.perf_counter() - start
         trainer.seconds += duration
-        late = time.perf_counter() - begin + duration + saving > time_limit
+        late = not time.perf_counter() - begin + duration + saving <= time_limit         # NaN is no time
         stop = trainer.agree(late) or trainer.done == config.steps
         saves = stop or trainer.done % save_every == 0
         measured = time.perf_counter()

@@ -313,8 +313,8 @@ def main(arguments=None):
         k, notes = read_kernel(options.kernel, scale)
         restore = network(options.weights)
         size = scale * photo.y.shape[3], scale * photo.y.shape[2]
-        blank = Image.new(to_picture(photo.y, photo.alpha, photo.bits).mode, size)
-        images.write_picture(options.out, blank, photo.profile, rehearse=True)
+        mode = to_picture(photo.y, photo.alpha, photo.bits).mode
+        images.write_picture(options.out, Image.new(mode, size), photo.profile, rehearse=True)
         for note in photo.notes + notes:
             print(f"note: {note}")
         noise = options.sigma

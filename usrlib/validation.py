@@ -34,14 +34,14 @@ def _values_are_hidden():
 
 
 @contextmanager
-def refusing(what):
-    """Inside, any error becomes a ValueError "what: why". Libraries raise whatever the bytes of a file lead them to."""
+def refusing(what, *others):
+    """Inside, any error but `others` becomes a ValueError "what: why": a file leads libraries to raise anything."""
     try:
         yield
-    except MemoryError:
-        raise                                                   # no fault of the file
+    except others:
+        raise
     except Exception as error:
-        why = getattr(error, "strerror", None) or error         # without the name of a file, which stands in `what`
+        why = getattr(error, "strerror", None) or error         # of an OSError without the file's name: `what` has it
         raise ValueError(f"{what}: {why}") from error
 
 
