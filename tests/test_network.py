@@ -133,6 +133,17 @@ def test_under_autocast_only_the_prior_is_rounded():
     assert torch.allclose(rounded.x, exact.x, rtol=0, atol=0.02 * exact.x.abs().max().item())
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")           # PyTorch's own
+def test_a_compiled_prior_is_compiled_once_for_all_iterations_and_scales():
+    graphs = []
+    model = network().float().requires_grad_(False)
+    expected = [model(uniform(1, 3, 24 // scale, 24 // scale).float(), K[:1].float(), scale, 0.1) for scale in (1, 2, 3)]
+    model.prior.compile(backend=lambda graph, inputs: graphs.append(graph) or graph)
+    for scale, x in zip((1, 2, 3), expected, strict=True):
+        assert torch.equal(model(uniform(1, 3, 24 // scale, 24 // scale).float(), K[:1].float(), scale, 0.1), x)
+    assert len(graphs) == 1
+
+
 def test_a_kernel_that_does_not_sum_to_1_is_used_with_a_warning():
     with pytest.warns(UserWarning, match="k should sum to 1"):
         network()(Y, 2 * random_kernel(1, 1, 3, 3), 2, 0.1)

@@ -505,9 +505,10 @@ def test_in_bfloat16_the_filters_are_averaged_as_the_loss_has_seen_them(photogra
 
 
 def test_what_is_not_in_bfloat16_has_all_digits_of_float32(photographs, monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    for backend in (torch.backends.cudnn, torch.backends.cuda.matmul):
+        monkeypatch.setattr(backend, "allow_tf32", True)
     Trainer(SMALL, photographs)
-    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
 
 
 def test_what_a_run_needs_is_checked_before_its_first_step(photographs, tmp_path):

@@ -28,7 +28,7 @@ from .degradation import bicubic_downsample, blur, downsample
 from .fourier import embed
 from .kernels import benchmark_kernels, bicubic_kernel, keys_cubic
 from .metrics import luma, psnr, quantize, ssim
-from .network import find_weights, load_denoiser, load_usrnet, write_json
+from .network import find_weights, load_denoiser, load_usrnet, use_all_digits, write_json
 from .validation import check_choice, check_count, check_image, check_level, check_noise, refusing
 
 PROTOCOL = (
@@ -140,7 +140,7 @@ def plug_and_play(name_or_path):
 
 def _ready(model):
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.backends.cudnn.allow_tf32 = False        # float32 with all of its digits
+    use_all_digits()
     return model.to(device), device
 
 

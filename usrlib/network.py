@@ -163,7 +163,13 @@ class USRNet(nn.Module):
         with torch.autocast(y.device.type, enabled=False):               # which leaves D as it is
             levels = zip(*self.hyper(sigma, scale), strict=True)
         start = F.interpolate(y, scale_factor=scale, mode="nearest")
+        start = start.contiguous(memory_format=torch.channels_last)      # as the prior's results: compiled once for all
         return alternate(solve, start, self.prior, levels)
+
+
+def use_all_digits():
+    """Turn TF32 off for good: on a GPU, what is in float32 is computed in float32."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def save_weights(model, path, card):

@@ -15,6 +15,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 import tarfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +39,17 @@ from . import images
 from .degradation import blur, downsample
 from .kernels import gaussians, motion_kernel
 from .metrics import psnr
-from .network import ResidualBlock, ResUNet, USRNet, load_denoiser, load_usrnet, read_card, replace_file, save_weights
+from .network import (
+    ResidualBlock,
+    ResUNet,
+    USRNet,
+    load_denoiser,
+    load_usrnet,
+    read_card,
+    replace_file,
+    save_weights,
+    use_all_digits,
+)
 from .splitting import ROUNDING, levels, plug_and_play_path
 from .validation import check_choice, check_count, check_counts, check_level, refusing, trusted_values
 
@@ -231,7 +242,8 @@ def read_photographs(paths, device="cpu"):
         raise ValueError(f"images must hold pictures, {' '.join(images.PICTURES)}; "
                          f"found none in {' '.join(map(str, paths))}")
     with ThreadPoolExecutor() as pool:
-        arrays = list(tqdm(pool.map(images.decode, *zip(*files, strict=True)), "decoding", len(files), leave=False))
+        decoded = pool.map(images.decode, *zip(*files, strict=True))
+        arrays = list(tqdm(decoded, "decoding", len(files), leave=False, disable=None))
     kept, held_out = [], []
     chosen = held_out_of(name for name, _ in files)
     for (name, _), array in zip(files, arrays, strict=True):
@@ -251,9 +263,9 @@ def files_of(path):
     if not path.is_file() or not tarfile.is_tarfile(path):
         raise ValueError(f"images must be folders or tar files; got {path}")
     with refusing(f"images: {path.name} cannot be read"), tarfile.open(path) as archive:
-        for member in sorted(archive, key=lambda member: member.name):
-            if member.isfile() and Path(member.name).suffix.lower() in images.PICTURES:
-                yield member.name, io.BytesIO(archive.extractfile(member).read())
+        found = [(member.name, io.BytesIO(archive.extractfile(member).read())) for member in archive
+                 if member.isfile() and Path(member.name).suffix.lower() in images.PICTURES]
+    yield from sorted(found, key=lambda each: each[0])           # read in the archive's order: it may be compressed
 
 
 def photograph(name):
@@ -356,7 +368,7 @@ class Trainer:
         if model is not None and _shapes(model) != _shapes(new_model(config)):
             raise ValueError("model must have the architecture of config; its weights, of --weights, have others")
         self.config, self.sampler, self.origin = config, Sampler(photographs, config), origin
-        torch.backends.cudnn.allow_tf32 = False
+        use_all_digits()
         share = config.batch // self.world
         self.index = torch.arange(self.rank * share, (self.rank + 1) * share, device=self.sampler.device)
         self.model = (model or new_model(config)).to(self.sampler.device).requires_grad_(True).train()
@@ -624,7 +636,8 @@ def run(trainer, held_out, out, *, resume=False, time_limit=math.inf, report_eve
     out.mkdir(parents=True, exist_ok=True)
 
     saving = 0.0                             # seconds that the last save took
-    progress = tqdm(total=config.steps, initial=trainer.done, unit="step", disable=trainer.rank > 0)
+    pause = 0.1 if sys.stderr.isatty() else 60      # seconds: a file is not to be filled with bars
+    progress = tqdm(total=config.steps, initial=trainer.done, unit="step", mininterval=pause, disable=trainer.rank > 0)
     while trainer.done < config.steps:
         start = time.perf_counter()
         steps = min(report_every - trainer.done % report_every, config.steps - trainer.done)
