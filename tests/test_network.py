@@ -137,10 +137,11 @@ def test_under_autocast_only_the_prior_is_rounded():
 def test_a_compiled_prior_is_compiled_once_for_all_iterations_and_scales():
     graphs = []
     model = network().float().requires_grad_(False)
-    expected = [model(uniform(1, 3, 24 // scale, 24 // scale).float(), K[:1].float(), scale, 0.1) for scale in (1, 2, 3)]
+    tasks = [(uniform(1, 3, 24 // scale, 24 // scale).float(), K[:1].float(), scale, 0.1) for scale in (1, 2, 3)]
+    expected = [model(*task) for task in tasks]
     model.prior.compile(backend=lambda graph, inputs: graphs.append(graph) or graph)
-    for scale, x in zip((1, 2, 3), expected, strict=True):
-        assert torch.equal(model(uniform(1, 3, 24 // scale, 24 // scale).float(), K[:1].float(), scale, 0.1), x)
+    for task, x in zip(tasks, expected, strict=True):
+        assert torch.equal(model(*task), x)
     assert len(graphs) == 1
 
 
