@@ -7,7 +7,7 @@ import torch
 from dense import each_plane, matrix, random_kernel, uniform
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from textbook import TextbookDataStep
+from textbook import RealTextbookDataStep, TextbookDataStep
 
 import usrlib
 from usrlib import images
@@ -82,8 +82,9 @@ def test_each_image_has_its_own_alpha():
 def test_the_dual_form_is_the_papers_form(scale, size):
     x, y, k = case((2, 3), (8, 10), (size, size), scale, kernels=2)
     for alpha in (1e-3, 0.1, 10.0):
-        paper = TextbookDataStep(y, k, scale)(x, alpha)
-        torch.testing.assert_close(usrlib.data_step(x, y, k, scale, alpha), paper, rtol=0, atol=1e-10)
+        for form in (TextbookDataStep, RealTextbookDataStep):
+            paper = form(y, k, scale)(x, alpha)
+            torch.testing.assert_close(usrlib.data_step(x, y, k, scale, alpha), paper, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("index", range(5))
